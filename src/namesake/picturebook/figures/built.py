@@ -1,0 +1,633 @@
+"""Vehicles and buildings: what people build."""
+
+from __future__ import annotations
+
+from math import cos, radians, sin
+
+from namesake.picturebook.figures.parts import (
+    DARK,
+    LIGHT,
+    MAIN,
+    SECOND,
+    THIRD,
+    Category,
+    Figure,
+    Part,
+    Proportions,
+    Spot,
+    ellipse,
+    lerp,
+    polygon,
+    rounded,
+)
+
+GLASS, LAMP, FLAME, WOOD = "#cfeaf5", "#ffe07a", "#ff8a2a", "#8a5a34"
+
+
+def _wheel(x: float, y: float, radius: float, hub: str) -> tuple[Part, ...]:
+    """A dark tyre with a coloured hub and a bolt."""
+    return (
+        Part(ellipse(x, y, radius), DARK),
+        Part(ellipse(x, y, radius * 0.62), hub, 1.2),
+        Part(ellipse(x, y, radius * 0.16), DARK, 0),
+    )
+
+
+def car(p: Proportions) -> Figure:
+    """Roof height; cabin from coupe to estate; wheel size; nose from upright to long and sloping."""
+    r = lerp(8.5, 13.5, p[2])
+    axle = 94.9 - r
+    sill = axle + 0.25 * r
+    belt = sill - 34
+    roof = belt - lerp(14, 31, p[0])
+    rear = lerp(31, 9, p[1])
+    rear_top = lerp(38, 13, p[1])
+    front_top, front = 61.0, 75.0
+    hood = belt + lerp(0, 17, p[3])
+    body = (
+        f"M7 {sill - 2:.2f}C4 {belt + 20:.2f} 4 {belt + 5:.2f} 10 {belt + 2:.2f}"
+        f"C17 {belt - 1:.2f} 24 {belt:.2f} 30 {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}H66C80 {belt:.2f} 90 {hood - 1:.2f} 93.5"
+        f" {hood + 7:.2f}C96 {hood + 13:.2f} 95 {sill - 7:.2f} 94 {sill - 2:.2f}"
+        f"C94 {sill:.2f} 93 {sill:.2f} 91 {sill:.2f}H10C8 {sill:.2f} 7 {sill:.2f} 7 {sill - 2:.2f}z"{sill:.2f} 91 {sill:.2f}H10C8 {sill:.2f} 7 {sill:.2f} 7 {sill - 2:.2f}z"
+    )
+    cabin = (
+        f"M{rear:.2f} {belt + 3:.2f}C{rear + 1:.2f} {roof + 8:.2f} {rear_top:.2f} {roof:.2f}"
+        f" {rear_top + 9:.2f} {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}H{front_top - 8:.2f}C{front_top + 3:.2f} {roof:.2f}"
+        f" {front_top + 7:.2f} {belt - 8:.2f} {front:.2f} {belt + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"
+    )
+    glass_top, middle = roof + 5, 48.0
+    back_glass = (
+        f"M{rear + 5:.2f} {belt - 1:.2f}C{rear + 6:.2f} {glass_top + 5:.2f} {rear_top + 5:.2f} {glass_top:.2f}"
+        f" {rear_top + 10:.2f} {glass_top:.2f}H{max(middle - 2.5, rear_top + 10):.2f}V{belt - 1:.2f}z"
+    )
+    front_glass = (
+        f"M{middle + 2.5:.2f} {glass_top:.2f}H{front_top - 8:.2f}C{front_top:.2f} {glass_top:.2f} {front_top + 3:.2f}"
+        f" {belt - 7:.2f} {front - 7:.2f} {belt - 1:.2f}H{middle + 2.5:.2f}z"
+    )
+    parts = (
+        Part(cabin, SECOND),
+        Part(back_glass, GLASS, 1.5),
+        Part(front_glass, GLASS, 1.5),
+        Part(body, MAIN),
+        Part(f"M35.5 {belt + 2:.2f}V{sill - 2:.2f}M65.5 {belt + 2:.2f}V{sill - 2:.2f}", "none", 1.1),
+        Part(ellipse(89.5, hood + 11, 3.6, 4.2), LAMP, 1.5),
+        Part(rounded(3, sill - 9, 11, 7.5, 3.5), THIRD, 1.8),
+        Part(rounded(86, sill - 9, 11, 7.5, 3.5), THIRD, 1.8),
+        *_wheel(20.5, axle, r, THIRD),
+        *_wheel(79.5, axle, r, THIRD),
+    )
+    return Figure(
+        parts,
+        top=Spot((rear_top + front_top) / 2 + 1, roof + 1, 30),
+        face=Spot(60, (glass_top + belt) / 2, 24),
+        neck=Spot(50, belt + 1, 40),
+        hand=Spot(94, hood + 6, 26),
+        emblem=Spot(50.5, sill - 16.5, 30),
+    )
+
+
+def boat(p: Proportions) -> Figure:
+    """Mast height; bow from a plain tub to a high sweeping prow; mainsail length; jib size."""
+    head = lerp(22, 6, p[0])
+    mast, deck, foot = 54.0, 60.0, 51.0
+    prow = lerp(60, 47, p[1])
+    flare = lerp(9, 21, p[1])
+    tip = lerp(90, 96, p[1])
+    clew = lerp(27, 7, p[2])
+    tack = lerp(70, 91, p[3])
+    jib_head = lerp(28, 3, p[3]) + head
+    hull = (
+        f"M5 {deck:.2f}C26 {deck + 3:.2f} 56 {deck + 3:.2f} 72 {deck:.2f}"
+        f"C80 {deck - 1.5:.2f} 88 {(deck + prow) / 2:.2f} {tip:.2f} {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}"
+        f"C{tip:.2f} {lerp(78, 70, p[1]):.2f} {tip - flare * 0.4:.2f} 95 {tip - flare - 3:.2f} 95H21"
+        f"C10 95 7 76 5 {deck:.2f}z"{deck:.2f}z"{deck:.2f}z"{deck:.2f}z"{deck:.2f}z"{deck:.2f}z"
+    )
+    rail = (
+        f"M3.5 {deck:.2f}C26 {deck + 3:.2f} 56 {deck + 3:.2f} 72 {deck:.2f}"
+        f"C80 {deck - 1.5:.2f} 88 {(deck + prow) / 2:.2f} {tip:.2f} {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}"
+        f"L{tip + 0.5:.2f} {prow + 6.5:.2f}C89 {(deck + prow) / 2 + 6.5:.2f} 80 {deck + 5:.2f} 72"
+        f" {deck + 6:.2f}C56 {deck + 8.5:.2f} 26 {deck + 8.5:.2f} 5 {deck + 6:.2f}z"
+    )
+    mainsail = (
+        f"M{mast - 1.5:.2f} {head + 3:.2f}C{lerp(40, 28, p[2]):.2f} {head + 12:.2f} {clew + 3:.2f}"
+        f" {foot - 16:.2f} {clew:.2f} {foot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}Q{(clew + mast) / 2:.2f} {foot + 3:.2f} {mast - 1.5:.2f}"
+        f" {foot:.2f}z"
+    )
+    jib = (
+        f"M{mast + 2.5:.2f} {jib_head:.2f}Q{lerp(64, 80, p[3]):.2f} {(jib_head + foot) / 2 - 3:.2f}"
+        f" {tack:.2f} {min(foot - 2, prow - 1):.2f}"w - 1):.2f}"w - 1):.2f}"w - 1):.2f}"w - 1):.2f}"w - 1):.2f}"w - 1):.2f}Q{(mast + tack) / 2:.2f} {foot:.2f} {mast + 2.5:.2f}"
+        f" {foot - 3:.2f}z"
+    )
+    parts = (
+        Part(rounded(mast - 1.6, head - 2, 3.2, deck - head + 6, 1.2), WOOD, 1.5),
+        Part(f"M{mast:.2f} {head - 2:.2f}q7 -1 13 4q-7 2 -13 4z", THIRD, 1.5),
+        Part(f"M{clew:.2f} {foot + 1:.2f}L{mast:.2f} {foot + 2:.2f}", "none", 2.4, WOOD),
+        Part(mainsail, SECOND),
+        Part(jib, THIRD),
+        Part(hull, MAIN),
+        Part(rail, THIRD, 1.8),
+    )
+    return Figure(
+        parts,
+        top=Spot(mast, head - 2, 24),
+        face=Spot(mast - 16, foot - 14, 24),
+        neck=Spot(mast, foot + 2, 26),
+        hand=Spot(tip - 4, prow + 2, 26),
+        emblem=Spot(46, 80, 27),
+        inside=Spot(33, deck + 2, 42),
+    )
+
+
+def rocket(p: Proportions) -> Figure:
+    """Girth; nose length; fin size; hull from a straight tube to a round belly."""
+    half = lerp(17, 24, p[0])
+    nose_base = lerp(27, 43, p[1])
+    shoulder = half - lerp(0, 7, p[3])
+    waist = half - lerp(1, 9, p[3])
+    fin = lerp(9, 24, p[2])
+    fin_top = lerp(73, 55, p[2])
+    base, belly = 84.0, 62.0
+    left, right = 50 - half, 50 + half
+    hull = (
+        f"M{50 - shoulder:.2f} {nose_base:.2f}C{left:.2f} {nose_base + 10:.2f} {left:.2f} {belly - 8:.2f}"
+        f" {left:.2f} {belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}C{left:.2f} {belly + 9:.2f} {50 - waist:.2f} {base - 3:.2f}"
+        f" {50 - waist + 1:.2f} {base:.2f}H{50 + waist - 1:.2f}C{50 + waist:.2f} {base - 3:.2f} {right:.2f}"
+        f" {belly + 9:.2f} {right:.2f} {belly:.2f}C{right:.2f} {belly - 8:.2f} {right:.2f}"
+        f" {nose_base + 10:.2f} {50 + shoulder:.2f} {nose_base:.2f}z"elly - 8:.2f} {right:.2f} {nose_base + 10:.2f} {50 + shoulder:.2f} {nose_base:.2f}z"
+    )
+    nose = (
+        f"M{50 - shoulder:.2f} {nose_base:.2f}C{50 - shoulder * 0.75:.2f} {lerp(19, 24, p[1]):.2f} 55 12 50 7"
+        f"C45 12 {50 + shoulder * 0.75:.2f} {lerp(19, 24, p[1]):.2f} {50 + shoulder:.2f} {nose_base:.2f}"
+        f"Q50 {nose_base + 5:.2f} {50 - shoulder:.2f} {nose_base:.2f}z"
+    )
+    return _rocket(hull, nose, half, waist, fin, fin_top, nose_base, base)
+
+
+def _rocket(
+    hull: str, nose: str, half: float, waist: float, fin: float, fin_top: float, nose_base: float, base: float
+) -> Figure:
+    outer = half + fin
+    fins = tuple(
+        Part(
+            f"M{50 + s * (half - 3):.2f} {fin_top:.2f}C{50 + s * (outer - 2):.2f} {fin_top + 8:.2f}"
+            f" {50 + s * outer:.2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f} {50 + s * outer:.2f} 95"
+            f"C{50 + s * (outer - 6):.2f} {base + 3:.2f} {50 + s * (waist + 3):.2f} {base:.2f}"
+            f" {50 + s * (waist - 4):.2f} {base - 1:.2f}z",
+            THIRD,
+        )
+        for s in (-1, 1)
+    )
+    window = nose_base + 10
+    parts = (
+        Part(f"M39 {base + 2:.2f}Q41 93 44 92Q46 95 50 96Q54 95 56 92Q59 93 61 {base + 2:.2f}z", FLAME, 1.6),
+        Part(f"M45 {base + 2:.2f}Q46 91 50 93Q54 91 55 {base + 2:.2f}z", LAMP, 0),
+        *fins,
+        Part(hull, MAIN),
+        Part(nose, SECOND),
+        Part(rounded(50 - waist + 1, base - 3, 2 * waist - 2, 5.5, 2), SECOND, 1.8),
+        Part(ellipse(50, window, 8), THIRD, 1.8),
+        Part(ellipse(50, window, 5), GLASS, 1.2),
+    )
+    return Figure(
+        parts,
+        top=Spot(50, 13, 22),
+        face=Spot(50, window, 26),
+        neck=Spot(50, nose_base + 1, 30),
+        hand=Spot(50 + half, 60, 26),
+        emblem=Spot(50, (window + 8 + base - 3) / 2, 28),
+    )
+
+
+def train(p: Proportions) -> Figure:
+    """Chimney height; cab height; size of the driving wheels; girth of the boiler."""
+    boiler_bottom = 78.0
+    boiler = boiler_bottom - lerp(33, 45, p[3])
+    cab = lerp(36, 15, p[1])
+    r = lerp(8, 14, p[2])
+    stack = max(boiler - lerp(9, 27, p[0]), 6)
+    flare = lerp(6, 10, p[0])
+    middle = (boiler + boiler_bottom) / 2
+    parts = (
+        Part(f"M69 {boiler + 3:.2f}L70 {stack + 9:.2f}H80L81 {boiler + 3:.2f}z", THIRD),
+        Part(
+            f"M{75 - flare:.2f} {stack:.2f}H{75 + flare:.2f}Q{75 + flare - 1:.2f} {stack + 7:.2f} 80"
+            f" {stack + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70Q{75 - flare + 1:.2f} {stack + 7:.2f} {75 - flare:.2f} {stack:.2f}z",
+            THIRD,
+        ),
+        Part(
+            f"M46 {boiler + 2:.2f}V{boiler - 3:.2f}C46 {boiler - 9:.2f} 60 {boiler - 9:.2f} 60"
+            f" {boiler - 3:.2f}V{boiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z",
+            SECOND,
+        ),
+        Part(rounded(30, boiler, 58, boiler_bottom - boiler, 8), MAIN),
+        Part(rounded(85, boiler - 1.5, 6, boiler_bottom - boiler + 1.5, 2.5), SECOND, 1.8),
+        Part(ellipse(92.5, middle - 9, 3.5, 4.5), LAMP, 1.6),
+        Part(f"M9 80V{cab + 5:.2f}H37V80z", SECOND),
+        Part(rounded(14.5, cab + 11, 17, min(19, boiler_bottom - cab - 20), 3), GLASS, 1.6),
+        Part(
+            f"M4 {cab + 6:.2f}Q5 {cab:.2f} 12 {cab - 1:.2f}Q23 {cab - 4:.2f} 34 {cab - 1:.2f}"
+            f"Q41 {cab:.2f} 42 {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z",
+            THIRD,
+        ),
+        Part("M78 78H91Q94 88 98 94.5H76z", THIRD, 1.8),
+        Part(rounded(6, 76, 86, 6.5, 2), THIRD, 1.8),
+        *_wheel(20, 94.9 - r, r, SECOND),
+        *_wheel(22 + 2 * r + 1, 94.9 - r, r, SECOND),
+        *_wheel(69, 87, 8, SECOND),
+        Part(f"M20 {94.9 - r:.2f}H{22 + 2 * r + 1:.2f}L69 87", "none", 2.4, LIGHT),
+    )
+    return Figure(
+        parts,
+        top=Spot(75, stack, 26),
+        face=Spot(66, boiler + 12, 28),
+        neck=Spot(60, boiler_bottom - 2, 36),
+        hand=Spot(90, boiler + 8, 26),
+        emblem=Spot(61, (boiler + 76) / 2, min(34.0, 74 - boiler)),
+    )
+
+
+def airplane(p: Proportions) -> Figure:
+    """Girth of the fuselage; tail fin; wing length; canopy and propeller."""
+    half = lerp(17, 24, p[0])
+    middle = 56.0
+    up, down = middle - half, middle + half
+    fin = lerp(30, 8, p[1])
+    fin_back = lerp(9, 2, p[1])
+    wing = lerp(76, 95, p[2])
+    wing_x = lerp(38, 16, p[2])
+    blade = lerp(11, 28, p[3])
+    canopy = up - lerp(3, 13, p[3])
+    body = (
+        f"M5 {middle - 12:.2f}C16 {middle - 13:.2f} 32 {up:.2f} 52 {up:.2f}"
+        f"C72 {up:.2f} 88 {middle - 12:.2f} 88 {middle + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}C88 {middle + 13:.2f} 74 {down:.2f} 58"
+        f" {down:.2f}C36 {down:.2f} 16 {middle + 9:.2f} 6 {middle - 3:.2f}"
+        f"Q3 {middle - 8:.2f} 5 {middle - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z"
+    )
+    parts = (
+        Part(f"M66 {down - 4:.2f}L71 88", "none", 3.0),
+        Part(ellipse(72, 88.5, 6.5), DARK),
+        Part(ellipse(72, 88.5, 2.8), LIGHT, 0),
+        Part(
+            f"M{fin_back:.2f} {fin:.2f}Q{fin_back + 1:.2f} {fin - 2:.2f} {fin_back + 9:.2f} {fin:.2f}"
+            f"C{fin_back + 17:.2f} {fin + 5:.2f} 22 {middle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f} 32 {middle - 11:.2f}"
+            f"L6 {middle - 7:.2f}Q7 {middle - 20:.2f} {fin_back:.2f} {fin:.2f}z",
+            SECOND,
+        ),
+        Part(
+            f"M52 {up + 5:.2f}C54 {canopy:.2f} 60 {canopy:.2f} 64 {canopy:.2f}"
+            f"C72 {canopy:.2f} 78 {up + 4:.2f} 80 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z",
+            GLASS,
+            1.8,
+        ),
+        Part(body, MAIN),
+        Part(
+            f"M79.5 {middle - 15:.2f}Q89 {middle - 8:.2f} 89 {middle + 1:.2f}"
+            f"Q88.5 {middle + 10:.2f} 79.5 {middle + 16:.2f}Q75 {middle:.2f} 79.5 {middle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z",
+            SECOND,
+        ),
+        Part(
+            f"M91 {middle:.2f}C86 {middle - blade * 0.5:.2f} 88 {middle - blade:.2f} 92 {middle - blade:.2f}"
+            f"C96 {middle - blade:.2f} 96 {middle - blade * 0.5:.2f} 91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"
+            f"C86 {middle + blade * 0.5:.2f} 88 {middle + blade:.2f} 92 {middle + blade:.2f}"
+            f"C96 {middle + blade:.2f} 96 {middle + blade * 0.5:.2f} 91 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z",
+            DARK,
+            1.2,
+        ),
+        Part(
+            f"M88 {middle - 5:.2f}Q97 {middle - 4:.2f} 97 {middle:.2f}Q97 {middle + 4:.2f} 88 {middle + 5:.2f}z",
+            THIRD,
+            1.6,
+        ),
+        Part(
+            f"M64 {middle + 13:.2f}C60 {wing - 8:.2f} {wing_x + 18:.2f} {wing:.2f} {wing_x + 6:.2f}"
+            f" {wing:.2f}Q{wing_x:.2f} {wing:.2f} {wing_x + 2:.2f} {wing - 5:.2f}"
+            f"Q{(wing_x + 40) / 2 + 4:.2f} {(wing + middle) / 2 + 8:.2f} 38 {middle + 12:.2f}"
+            f"Q50 {middle + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z",
+            THIRD,
+        ),
+        Part(
+            f"M3 {middle - 8:.2f}Q2 {middle - 11:.2f} 7 {middle - 11:.2f}H20"
+            f"Q25 {middle - 8:.2f} 20 {middle - 6:.2f}Q10 {middle - 3:.2f} 3 {middle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z",
+            THIRD,
+            1.8,
+        ),
+    )
+    return Figure(
+        parts,
+        top=Spot(65, canopy, 26),
+        face=Spot(66, (canopy + up) / 2 + 3, 24),
+        neck=Spot(72, middle, 30),
+        hand=Spot(86, middle + 4, 24),
+        emblem=Spot(52, (up + middle + 10) / 2 + 0.5, half + 8),
+    )
+
+
+def house(p: Proportions) -> Figure:
+    """Roof height; width; wall height; roof from a pointed gable to a broad flat ridge."""
+    half = lerp(30, 40, p[1])
+    wall = 95 - lerp(36, 48, p[2])
+    ridge = wall - lerp(18, 38, p[0])
+    flat = lerp(2, 21, p[3])
+    left, right = 50 - half, 50 + half
+    eave = min(half + 7, 47)
+    curve = (wall + ridge) / 2
+    chimney = ridge + lerp(6, 2, p[3]) - 3
+    roof = (
+        f"M{50 - eave:.2f} {wall:.2f}Q{50 - eave - 1:.2f} {wall - 3:.2f} {50 - eave + 3:.2f} {wall - 6:.2f}"
+        f"Q{50 - (eave + flat) / 2 + 4:.2f} {curve:.2f} {50 - flat:.2f} {ridge + 1:.2f}"
+        f"Q50 {ridge - 2:.2f} {50 + flat:.2f} {ridge + 1:.2f}Q{50 + (eave + flat) / 2 - 4:.2f} {curve:.2f}"
+        f" {50 + eave - 3:.2f} {wall - 6:.2f}Q{50 + eave + 1:.2f} {wall - 3:.2f} {50 + eave:.2f} {wall:.2f}"
+        f"Q50 {wall + 3:.2f} {50 - eave:.2f} {wall:.2f}z"l - 3:.2f} {50 + eave:.2f} {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}"
+        f"Q50 {wall + 3:.2f} {50 - eave:.2f} {wall:.2f}z"
+    )
+    pane = right - 15
+    attic = lerp(ridge, wall, 0.62)
+    door_top = 95 - 26
+    parts = (
+        Part(rounded(66, chimney, 10, wall - chimney, 1), THIRD),
+        Part(rounded(64.5, chimney - 1, 13, 4.5, 1.5), THIRD, 1.8),
+        Part(rounded(left, wall - 3, 2 * half, 98 - wall, 2), MAIN),
+        Part(roof, SECOND),
+        Part(ellipse(50, attic, 5), GLASS, 1.8),
+        Part(f"M50 {attic - 5:.2f}v10M45 {attic:.2f}h10", "none", 1.1),
+        Part(
+            f"M{left + 3.5:.2f} 95V{door_top + 6:.2f}Q{left + 3.5:.2f} {door_top:.2f} {left + 10.5:.2f} {door_top:.2f}"
+            f"Q{left + 17.5:.2f} {door_top:.2f} {left + 17.5:.2f} {door_top + 6:.2f}V95z",
+            THIRD,
+            1.8,
+        ),
+        Part(ellipse(left + 14.5, 83, 1.3), DARK, 0),
+        Part(rounded(pane, 70, 11, 13, 1.5), GLASS, 1.8),
+        Part(f"M{pane + 5.5:.2f} 70v13M{pane:.2f} 76.5h11", "none", 1.1),
+    )
+    return Figure(
+        parts,
+        top=Spot(50, ridge + 2, 28),
+        face=Spot(50, attic, 26),
+        neck=Spot(50, wall + 3, 44),
+        hand=Spot(right - 1, 80, 26),
+        emblem=Spot((left + 17.5 + pane) / 2, (wall + 97) / 2, 30),
+    )
+
+
+def _battlement(left: float, right: float, top: float, bottom: float, teeth: int) -> str:
+    """A closed block with `teeth` merlons on its upper edge; gaps 3 plus 40 % of a merlon deep."""
+    step = (right - left) / (2 * teeth - 1)
+    depth = 3 + 0.4 * step
+    points = [(left, bottom)]
+    for i in range(2 * teeth - 1):
+        y = top if i % 2 == 0 else top + depth
+        points += [(left + i * step, y), (left + (i + 1) * step, y)]
+    return polygon(*points, (right, bottom))
+
+
+def castle(p: Proportions) -> Figure:
+    """Height of the side towers; height of the keep; width of the keep; size of the parapets and flags."""
+    tower = lerp(58, 32, p[0])
+    keep = lerp(42, 20, p[1])
+    half = lerp(17, 25, p[2])
+    lip = lerp(0.5, 5, p[3])
+    crown = lerp(9, 14, p[3])
+    flag = lerp(9, 19, p[3])
+    parts: list[Part] = []
+    outer = 46 - max(0.0, lip - 1.5)
+    for s in (-1, 1):
+        far, near = 50 + s * outer, 50 + s * (half - 2)
+        left, right = min(far, near), max(far, near)
+        centre = (50 + s * half + far) / 2
+        parts += [
+            Part(polygon((left, tower + crown - 3), (right, tower + crown - 3), (right, 95), (left, 95)), SECOND),
+            Part(
+                _battlement(left - (lip if s < 0 else 0), right + (lip if s > 0 else 0), tower, tower + crown, 3),
+                SECOND,
+            ),
+            Part(rounded(centre - 2.6, tower + crown + 7, 5.2, 11, 2.6), DARK, 0),
+        ]
+    pole = keep - flag * 0.95
+    parts += [
+        Part(f"M50 {keep + 4:.2f}V{pole - 1:.2f}", "none", 2.2),
+        Part(
+            f"M50 {pole:.2f}C{50 + flag * 0.4:.2f} {pole - 2:.2f} {50 + flag * 0.7:.2f} {pole + 3:.2f}"
+            f" {50 + flag * 1.2:.2f} {pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}L{50 + flag:.2f} {pole + flag * 0.36:.2f}"
+            f"L{50 + flag * 1.2:.2f} {pole + flag * 0.7:.2f}C{50 + flag * 0.7:.2f}"
+            f" {pole + flag * 0.7 + 3:.2f} {50 + flag * 0.4:.2f} {pole + flag * 0.7 - 2:.2f} 50"
+            f" {pole + flag * 0.7:.2f}z"}"
+            f" {50 + flag * 0.4:.2f} {pole + flag * 0.7 - 2:.2f} 50 {pole + flag * 0.7:.2f}z",
+            THIRD,
+            1.8,
+        ),
+        Part(
+            polygon((50 - half, keep + crown - 3), (50 + half, keep + crown - 3), (50 + half, 95), (50 - half, 95)),
+            MAIN,
+        ),
+        Part(_battlement(50 - half - lip, 50 + half + lip, keep, keep + crown, 4), MAIN),
+        Part("M38.5 95V83C38.5 71 61.5 71 61.5 83V95z", THIRD),
+        Part("M46 76V95M54 76V95M38.5 85.5H61.5", "none", 1.2),
+    ]
+    return Figure(
+        tuple(parts),
+        top=Spot(50, keep, 32),
+        face=Spot(50, keep + crown + 9, 28),
+        neck=Spot(50, keep + crown, 36),
+        hand=Spot(50 + outer, 74, 26),
+        emblem=Spot(50, (keep + 76) / 2 + 4, min(2 * half - 4, 70 - keep)),
+    )
+
+
+def lighthouse(p: Proportions) -> Figure:
+    """Width at the foot; height; size of the lamp room; roof from a flat cap to a tall cone with a wide gallery."""
+    foot = lerp(20, 30, p[0])
+    gallery = lerp(44, 31, p[1])
+    neck = 14.5
+    lamp_h = lerp(9, 17, p[2])
+    lamp_w = lerp(7, 13, p[2])
+    roof_h = lerp(5, 14, p[3])
+    deck = lerp(17, 24, p[3])
+    lamp = gallery - lamp_h - 3
+    roof = max(lamp - roof_h, 4)
+    eye = gallery - 4 - lamp_h / 2
+    band = 0.72
+
+    def side(y: float) -> float:
+        """Half width of the tower at height `y`: it flares towards the foot."""
+        t = (y - gallery) / (92 - gallery)
+        return (1 - t) ** 2 * neck + 2 * t * (1 - t) * lerp(neck, foot, 0.4) + t**2 * foot
+
+    cut = lerp(gallery, 92, band)
+    parts: list[Part] = [
+        Part(
+            f"M{50 + s * lamp_w:.2f} {eye - 1.5:.2f}L{50 + s * 43:.2f} {eye - 9:.2f}"
+            f"Q{50 + s * 45.5:.2f} {eye:.2f} {50 + s * 43:.2f} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"
+            f"L{50 + s * lamp_w:.2f} {eye + 1.5:.2f}z",
+            LAMP,
+            1.0,
+        )
+        for s in (-1, 1)
+    ]
+    parts += [
+        Part(
+            f"M{50 - foot:.2f} 92Q{50 - lerp(neck, foot, 0.4):.2f} {(92 + gallery) / 2:.2f} {50 - neck:.2f}"
+            f" {gallery:.2f}H{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}Q{50 + lerp(neck, foot, 0.4):.2f} {(92 + gallery) / 2:.2f}"
+            f" {50 + foot:.2f} 92z",
+            MAIN,
+        ),
+        Part(
+            f"M{50 - side(cut):.2f} {cut:.2f}Q50 {cut + 3:.2f} {50 + side(cut):.2f} {cut:.2f}"
+            f"L{50 + foot:.2f} 93H{50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z",
+            SECOND,
+        ),
+        Part(rounded(50 - lamp_w, lamp - 1, 2 * lamp_w, gallery - lamp, 1), LAMP, 1.8),
+        Part(f"M50 {lamp:.2f}V{gallery:.2f}", "none", 1.4),
+        Part(
+            f"M{50 - lamp_w - 4:.2f} {lamp + 1:.2f}Q{50 - lamp_w:.2f} {lerp(lamp, roof, 0.85):.2f} 50 {roof:.2f}"
+            f"Q{50 + lamp_w:.2f} {lerp(lamp, roof, 0.85):.2f} {50 + lamp_w + 4:.2f} {lamp + 1:.2f}z",
+            SECOND,
+        ),
+        Part(rounded(50 - deck, gallery - 3.5, 2 * deck, 7.5, 2.5), THIRD),
+        Part("M44.5 95V87C44.5 80.5 55.5 80.5 55.5 87V95z", DARK, 0),
+        Part(
+            f"M{50 - foot - 12:.2f} 95C{50 - foot - 12:.2f} 90 {50 - foot - 4:.2f} 87 {50 - foot + 2:.2f} 90"
+            f"Q{50 - foot + 7:.2f} 91 {50 - foot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z",
+            THIRD,
+            1.8,
+        ),
+        Part(
+            f"M{50 + foot + 13:.2f} 95C{50 + foot + 13:.2f} 88 {50 + foot + 4:.2f} 84 {50 + foot - 2:.2f} 89"
+            f"Q{50 + foot - 8:.2f} 90 {50 + foot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z",
+            THIRD,
+            1.8,
+        ),
+    ]
+    return Figure(
+        tuple(parts),
+        top=Spot(50, roof + 2, 24),
+        face=Spot(50, eye, 26),
+        neck=Spot(50, gallery + 5, 32),
+        hand=Spot(50 + deck, gallery, 26),
+        emblem=Spot(50, (gallery + 4 + cut) / 2 + 1, min(30.0, cut - gallery - 4)),
+    )
+
+
+def windmill(p: Proportions) -> Figure:
+    """Length of the sails; width of the tower; breadth of the sails; height of the cap."""
+    hub = 38.0
+    reach = lerp(27, 43, p[0])
+    foot = lerp(19, 31, p[1])
+    neck = lerp(13, 18, p[1])
+    breadth = lerp(6, 12, p[2])
+    cap = hub - lerp(8, 26, p[3])
+    brim = hub + 4
+    parts: list[Part] = [
+        Part(
+            f"M{50 - foot:.2f} 95Q{50 - neck - 2:.2f} 70 {50 - neck:.2f} {brim:.2f}H{50 + neck:.2f}"
+            f"Q{50 + neck + 2:.2f} 70 {50 + foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z",
+            MAIN,
+        ),
+        Part(
+            f"M{50 - neck - 4:.2f} {brim + 2:.2f}C{50 - neck - 3:.2f} {lerp(brim, cap, 0.7):.2f}"
+            f" {50 - neck * 0.6:.2f} {cap:.2f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}C{50 + neck * 0.6:.2f} {cap:.2f}"
+            f" {50 + neck + 3:.2f} {lerp(brim, cap, 0.7):.2f} {50 + neck + 4:.2f} {brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z",
+            SECOND,
+        ),
+        Part("M44 95V89C44 82 56 82 56 89V95z", SECOND, 1.8),
+    ]
+    for quarter in range(4):
+        a = radians(45 + 90 * quarter)
+        along, across = (cos(a), sin(a)), (-sin(a), cos(a))
+
+        def at(
+            u: float, v: float, along: tuple[float, float] = along, across: tuple[float, float] = across
+        ) -> tuple[float, float]:
+            return 50 + u * along[0] + v * across[0], hub + u * along[1] + v * across[1]
+
+        tip, end = at(reach, 0), at(2, 0)
+        sail = polygon(
+            at(9, -breadth * 0.3), at(reach, -breadth * 0.45), at(reach, breadth * 0.9), at(9, breadth * 0.65)
+        )
+        parts += [
+            Part(sail, THIRD, 1.8),
+            Part(f"M{end[0]:.2f} {end[1]:.2f}L{tip[0]:.2f} {tip[1]:.2f}", "none", 2.2),
+        ]
+        for u in (0.45, 0.72):
+            (x0, y0), (x1, y1) = at(reach * u, -breadth * 0.4), at(reach * u, breadth * 0.8)
+            parts.append(Part(f"M{x0:.2f} {y0:.2f}L{x1:.2f} {y1:.2f}", "none", 1.0))
+    parts += [Part(ellipse(50, hub, 5), SECOND, 1.8), Part(ellipse(50, hub, 1.6), DARK, 0)]
+    return Figure(
+        tuple(parts),
+        top=Spot(50, cap + 1, 26),
+        face=Spot(50, hub, 28),
+        neck=Spot(50, brim + 5, 30),
+        hand=Spot(50 + foot - 2, 84, 26),
+        emblem=Spot(50, 68, 28),
+    )
+
+
+def tent(p: Proportions) -> Figure:
+    """Height; width of the front; width of the entrance; cloth from hanging slack to round and full."""
+    top = lerp(36, 12, p[0])
+    corner = lerp(46, 62, p[1])
+    apex = (6 + corner) / 2 + 1
+    ridge_x, ridge_y = 79.0, top + 5
+    bow = lerp(-7, 9, p[3])
+    gap = lerp(3, 13, p[2])
+    half_y = (top + 95) / 2
+
+    front = (
+        f"M{apex:.2f} {top:.2f}Q{(apex + 6) / 2 - bow * 0.8:.2f} {half_y - bow * 0.5:.2f} 6 95H{corner:.2f}"
+        f"Q{(apex + corner) / 2 + bow * 0.8:.2f} {half_y - bow * 0.5:.2f} {apex:.2f} {top:.2f}z"
+    )
+    side = (
+        f"M{apex:.2f} {top:.2f}Q{(apex + ridge_x) / 2:.2f} {lerp(top + 8, top - 1, p[3]):.2f} {ridge_x:.2f}"
+        f" {ridge_y:.2f}"idge_y:.2f}"idge_y:.2f}"idge_y:.2f}"idge_y:.2f}"idge_y:.2f}"idge_y:.2f}Q{(ridge_x + 96) / 2 + bow * 0.7:.2f} {half_y - bow * 0.5:.2f} 96 91"
+        f"Q80 96 {corner:.2f} 95Q{(apex + corner) / 2 + bow * 0.8:.2f} {half_y - bow * 0.5:.2f} {apex:.2f}"
+        f" {top:.2f}z"
+    )
+    door = lerp(top, 95, 0.16)
+    parts = (
+        Part(side, MAIN),
+        Part(front, SECOND),
+        Part(
+            f"M{apex:.2f} {door:.2f}Q{apex - gap * 0.9:.2f} {half_y + 6:.2f} {apex - gap:.2f} 95"
+            f"H{apex + gap:.2f}Q{apex + gap * 0.9:.2f} {half_y + 6:.2f} {apex:.2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z",
+            DARK,
+            1.6,
+        ),
+    )
+    flaps = tuple(
+        Part(
+            f"M{apex:.2f} {door:.2f}Q{apex + s * gap * 0.8:.2f} {half_y:.2f} {apex + s * gap:.2f} 95"
+            f"L{apex + s * (gap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95Q{apex + s * (gap + 6):.2f} {half_y + 8:.2f} {apex:.2f}"
+            f" {door:.2f}z",
+            THIRD,
+            1.6,
+        )
+        for s in (-1, 1)
+    )
+    flag = (
+        Part(f"M{apex:.2f} {top + 1:.2f}V{top - 9:.2f}", "none", 2.4),
+        Part(f"M{apex:.2f} {top - 9:.2f}q8 0 14 4q-7 3 -14 4z", THIRD, 1.6),
+    )
+    return Figure(
+        (*flag, *parts, *flaps),
+        top=Spot(apex, top, 26),
+        face=Spot(apex, lerp(top, 95, 0.3), 22),
+        neck=Spot(apex, lerp(top, 95, 0.2), 22),
+        hand=Spot(92, 80, 26),
+        emblem=Spot(72, 66, 32),
+    )
+
+
+_VEHICLE, _BUILDING = ("vehicle", "thing"), ("building", "thing")
+
+CATEGORIES: tuple[Category, ...] = (
+    Category("car", "vehicles", ("automobile", "sedan", "taxi"), car, True, _VEHICLE),
+    Category("boat", "vehicles", ("sailboat", "ship", "dinghy", "yacht"), boat, True, _VEHICLE),
+    Category("rocket", "vehicles", ("spaceship", "spacecraft", "missile"), rocket, True, _VEHICLE),
+    Category("train", "vehicles", ("locomotive", "engine", "railway"), train, False, _VEHICLE),
+    Category("airplane", "vehicles", ("plane", "aircraft", "jet", "aeroplane"), airplane, False, _VEHICLE),
+    Category("house", "buildings", ("home", "cottage", "hut"), house, True, _BUILDING),
+    Category("castle", "buildings", ("fortress", "palace", "stronghold"), castle, True, _BUILDING),
+    Category("lighthouse", "buildings", ("beacon", "pharos"), lighthouse, True, _BUILDING),
+    Category("windmill", "buildings", ("mill", "gristmill"), windmill, False, _BUILDING),
+    Category("tent", "buildings", ("marquee", "wigwam", "tepee"), tent, False, _BUILDING),
+)
