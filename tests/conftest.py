@@ -1,0 +1,36 @@
+"""Fixtures that every room shares; shapes in signatures are checked while tests run."""
+
+import os
+import sys
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("namesake", "beartype.beartype")  # before the first import of namesake
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from minis import KINDS, write_mini  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def minis(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The diffusers folders of the minis by kind, written once; read them, never write into them."""
+    root = tmp_path_factory.mktemp("minis")
+    return {kind: write_mini(kind, root / kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def sd15(minis: dict[str, Path]) -> Path:
+    return minis["sd15"]
+
+
+@pytest.fixture(scope="session")
+def sd21(minis: dict[str, Path]) -> Path:
+    return minis["sd21"]
+
+
+@pytest.fixture(scope="session")
+def sdxl(minis: dict[str, Path]) -> Path:
+    return minis["sdxl"]

@@ -1,0 +1,183 @@
+"""Minis: the real module trees of SD 1.5, SD 2.1 and SDXL at narrow widths with random weights, as diffusers folders.
+
+They prove loading and contracts, never quality. A mini is written in about a second and holds 2 to 4 MB.
+"""
+
+from pathlib import Path
+
+import torch
+
+KINDS = ("sd15", "sd21", "sdxl")
+WORDS = (
+    "a an the of in on and at with picture photo drawing painting cat dog robot object beach thing toy house tree "
+    "red blue green big small hat"
+).split()
+
+
+def mini_tokenizer(pad: str = "<|endoftext|>"):
+    """A CLIP byte-pair tokenizer that holds every byte, every word of `WORDS` as one token, and nothing else."""
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = alphabet + [letter + "</w>" for letter in alphabet]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        # Apply the merges there are, then join what is left; later merges rank lower, so earlier words stay whole.
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        for left, right in merges:
+            for place in range(len(pieces) - 2, -1, -1):
+                if pieces[place : place + 2] == [left, right]:
+                    pieces[place : place + 2] = [left + right]
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces[:2] = ["".join(pieces[:2])]
+            tokens.append(pieces[0])
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(
+        vocab={token: number for number, token in enumerate(tokens)}, merges=merges, pad_token=pad, model_max_length=77
+    )
+    for word in WORDS:
+        assert len(tokenizer(word).input_ids) == 3, f"{word} is not one token"
+    return tokenizer
+
+
+def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Random values in every parameter, so that no part of the network is idle: no zero bias, no unit norm."""
+    dice = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=dice)
+        if parameter.dim() > 1:
+            fan_in = parameter[0].numel()
+            noise = noise * (0.3 if "embedding.weight" in name else fan_in**-0.5)
+        else:
+            noise = 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)
+        parameter.data = noise
+    return module
+
+
+def unet_config(kind: str) -> dict:
+    """The true-shape U-Net config of a kind, as its model ships it (only the keys that are not defaults)."""
+    if kind == "sdxl":
+        return {
+            "sample_size": 128,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "block_out_channels": (320, 640, 1280),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        }
+    heads = {"sd15": 8, "sd21": (5, 10, 20, 20)}
+    return {
+        "sample_size": {"sd15": 64, "sd21": 96}[kind],
+        "cross_attention_dim": {"sd15": 768, "sd21": 1024}[kind],
+        "attention_head_dim": heads[kind],
+        "use_linear_projection": kind == "sd21",
+    }
+
+
+def mini_unet_config(kind: str) -> dict:
+    """The same tree, narrow: at 16 (SD) and 8 (SDXL) latents the middle block still attends over 2 x 2 places."""
+    narrow = {"norm_num_groups": 4}
+    if kind == "sdxl":
+        narrow |= {
+            "sample_size": 8,
+            "block_out_channels": (16, 32, 32),
+            "transformer_layers_per_block": (1, 1, 2),
+            "attention_head_dim": (2, 4, 4),
+            "cross_attention_dim": 32 + 48,
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 48 + 6 * 8,
+        }
+    else:
+        narrow |= {
+            "sample_size": 16,
+            "block_out_channels": (16, 16, 32, 32),
+            "cross_attention_dim": 32,
+            "attention_head_dim": {"sd15": 4, "sd21": (2, 2, 4, 4)}[kind],
+        }
+    return unet_config(kind) | narrow
+
+
+def text_encoder(tokenizer, width: int, seed: int, projection: bool = False):
+    """A three-layer CLIP text encoder of `width` for `tokenizer`; with `projection`, SDXL's second one."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        projection_dim=width,
+        hidden_act="gelu" if projection else "quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return fill((CLIPTextModelWithProjection if projection else CLIPTextModel)(config), seed)
+
+
+def write_mini(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write the mini of `kind` ("sd15", "sd21", "sdxl") as an ordinary diffusers folder, and return the folder.
+
+    sd15 and sdxl predict the noise, sd21 the velocity. 128 attention linears for sd15 and sd21; sdxl's transformers are
+    1 and 2 layers deep in the place of 2 and 10 (136 linears). Pictures are 128 (SD) or 64 (SDXL) pixels wide. The
+    weights depend on `kind` only.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        EulerDiscreteScheduler,
+        PNDMScheduler,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+
+    seed = KINDS.index(kind)
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=2,
+        norm_num_groups=4,
+        sample_size=64 if kind == "sdxl" else 128,
+        scaling_factor=0.13025 if kind == "sdxl" else 0.18215,
+    )
+    tokenizer = mini_tokenizer()
+    parts = {
+        "vae": fill(vae, seed + 10),
+        "unet": fill(UNet2DConditionModel(**mini_unet_config(kind)), seed + 20),
+        "text_encoder": text_encoder(tokenizer, 32, seed + 30),
+        "tokenizer": tokenizer,
+    }
+    if kind == "sdxl":
+        second = mini_tokenizer(pad="!")
+        pipeline = StableDiffusionXLPipeline(
+            **parts,
+            text_encoder_2=text_encoder(second, 48, seed + 40, projection=True),
+            tokenizer_2=second,
+            scheduler=EulerDiscreteScheduler(**betas),
+            add_watermarker=False,
+        )
+    else:
+        plain = PNDMScheduler(**betas, skip_prk_steps=True, set_alpha_to_one=False)
+        velocity = DDIMScheduler(**betas, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False)
+        pipeline = StableDiffusionPipeline(
+            **parts,
+            scheduler=velocity if kind == "sd21" else plain,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    if dtype != torch.float32:  # diffusers warns at every cast
+        pipeline.to(dtype)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return Path(folder)
