@@ -1,13 +1,12 @@
-"""Things of the house: the kitchen (mug, teapot, bowl, vase, bottle) and the toy chest (robot, ball, bear, drum, kite)."""
+"""Things of the house: mug, teapot, bowl, vase, bottle; and of the toy chest: robot, ball, bear, drum, kite."""
 
 from __future__ import annotations
 
-from math import atan2, cos, degrees, hypot, pi, radians, sin
+from math import atan2, cos, hypot, radians, sin
 
 from namesake.picturebook.figures.parts import (
     DARK,
     LIGHT,
-    MAIN,
     SECOND,
     THIRD,
     Category,
@@ -55,10 +54,10 @@ def _glint(x: float, y: float, height: float, lean: float = 0.0) -> Part:
 
 def mug(p: Proportions) -> Figure:
     """A mug with a dipped foot. Proportions: low-tall, bellied-tapered, size of the handle, height of the dip."""
-    height, width = lerp(62, 86, p[0]), lerp(62, 48, p[0])
-    foot = width * lerp(1.1, 0.68, p[1])
+    height, width = lerp(70, 88, p[0]), lerp(64, 50, p[0])
+    foot = width * lerp(1.08, 0.72, p[1])
     reach = lerp(13, 27, p[2])
-    cx, ry = 50 - reach / 2 + 1, 8.0
+    cx, ry = 50 - reach / 2 + 1, 6.5
     rim, base = 95 - height + ry, 90.0
     left, right = cx - width / 2, cx + width / 2
 
@@ -70,22 +69,20 @@ def mug(p: Proportions) -> Figure:
         f"H{cx - foot / 2 + 10:.2f}Q{cx - foot / 2 + 1:.2f} 95 {cx - foot / 2:.2f} {base:.2f}"
     )
     body = f"M{left:.2f} {rim:.2f}A{width / 2:.2f} {ry} 0 0 1 {right:.2f} {rim:.2f}{bottom}z"
-    dip = 95 - height * lerp(0.1, 0.36, p[3])
+    dip = 95 - lerp(6.5, 23, p[3])
     half = wall(dip)
     wave = half / 2
-    glaze = (
-        f"M{cx - half:.2f} {dip:.2f}q{wave / 2:.2f} 7 {wave:.2f} 0t{wave:.2f} 0t{wave:.2f} 0t{wave:.2f} 0{bottom}z"
-    )
+    glaze = f"M{cx - half:.2f} {dip:.2f}q{wave / 2:.2f} 6 {wave:.2f} 0t{wave:.2f} 0t{wave:.2f} 0t{wave:.2f} 0{bottom}z"
     upper, lower = rim + height * lerp(0.2, 0.11, p[2]), rim + height * lerp(0.58, 0.78, p[2])
-    middle = (rim + ry + dip) / 2
-    side = min(dip - rim - ry, 2 * wall(dip) - 4)
+    middle = (rim + ry + dip - 3) / 2
+    side = min(dip - 3 - rim - ry, 2 * wall(dip) - 3)
     parts = (
         Part(_ear(cx + wall(upper) - 3, upper, cx + wall(lower) - 3, lower, reach + 3, lerp(6.5, 9, p[2])), SECOND),
         Part(body),
         Part(glaze, THIRD, 1.6),
         Part(body, "none"),
         Part(ellipse(cx, rim, width / 2, ry), SECOND),
-        Part(ellipse(cx, rim + 0.4, width / 2 - 4, ry - 3), _HOLLOW, 1.4),
+        Part(ellipse(cx, rim + 0.4, width / 2 - 4, ry - 2.6), _HOLLOW, 1.4),
         _glint(left + 7 - (width - foot) * 0.06, rim + ry + 5, 14, (width - foot) * 0.1),
     )
     return Figure(
@@ -101,22 +98,22 @@ def mug(p: Proportions) -> Figure:
 
 def teapot(p: Proportions) -> Figure:
     """A teapot. Proportions: tall-round, length of the spout, size of the handle, height of the lid."""
-    rx, height = lerp(22, 29, p[0]), lerp(60, 50, p[0])
-    spout, loop = lerp(13, 22, p[1]), lerp(9, 20, p[2])
-    lid, mouth = lerp(6, 20, p[3]), lerp(14, 17, p[0])
+    rx, height = lerp(23.5, 28.5, p[0]), lerp(56, 45, p[0]) - 5 * p[3]
+    spout, loop = lerp(12, 20, p[1]), lerp(9, 18, p[2])
+    lid, mouth, knob = lerp(7, 21, p[3]), lerp(13, 18, p[3]), lerp(4.2, 6.2, p[3])
     cx = 50 + (loop - spout) / 2
-    seam = 92 - height
+    seam = 91 - height
     middle, stand = seam + height * 0.52, rx * 0.58
 
     def half(s: float) -> str:
         return (
             f"C{cx + s * rx * 0.9:.2f} {seam + 1:.2f} {cx + s * rx:.2f} {middle - height * 0.28:.2f} {cx + s * rx:.2f}"
-            f" {middle:.2f}C{cx + s * rx:.2f} {middle + height * 0.26:.2f} {cx + s * rx * 0.84:.2f} 92"
-            f" {cx + s * stand:.2f} 92"
+            f" {middle:.2f}C{cx + s * rx:.2f} {middle + height * 0.26:.2f} {cx + s * rx * 0.84:.2f} 91"
+            f" {cx + s * stand:.2f} 91"
         )
 
     back = (
-        f"C{cx - rx * 0.84:.2f} 92 {cx - rx:.2f} {middle + height * 0.26:.2f} {cx - rx:.2f} {middle:.2f}"
+        f"C{cx - rx * 0.84:.2f} 91 {cx - rx:.2f} {middle + height * 0.26:.2f} {cx - rx:.2f} {middle:.2f}"
         f"C{cx - rx:.2f} {middle - height * 0.28:.2f} {cx - rx * 0.9:.2f} {seam + 1:.2f} {cx - mouth:.2f} {seam:.2f}z"
     )
     body = f"M{cx + mouth:.2f} {seam:.2f}{half(1)}H{cx - stand:.2f}{back}"
@@ -124,19 +121,21 @@ def teapot(p: Proportions) -> Figure:
     nose = (
         f"M{cx + rx * 0.7:.2f} {middle + 15:.2f}C{cx + rx + spout * 0.75:.2f} {middle + 13:.2f}"
         f" {cx + rx + spout * 0.35:.2f} {tip_y + 11:.2f} {tip_x:.2f} {tip_y + 3:.2f}L{tip_x - 9:.2f} {tip_y - 2:.2f}"
-        f"C{cx + rx + spout * 0.1:.2f} {tip_y + 7:.2f} {cx + rx + 2:.2f} {middle - 6:.2f} {cx + rx * 0.7:.2f} {middle - 6:.2f}z"
+        f"C{cx + rx + spout * 0.1:.2f} {tip_y + 7:.2f} {cx + rx + 2:.2f} {middle - 6:.2f}"
+        f" {cx + rx * 0.7:.2f} {middle - 6:.2f}z"
     )
     cap = (
         f"M{cx - mouth - 2:.2f} {seam:.2f}C{cx - mouth + 1:.2f} {seam - lid * 1.33:.2f} {cx + mouth - 1:.2f}"
-        f" {seam - lid * 1.33:.2f} {cx + mouth + 2:.2f} {seam:.2f}Q{cx:.2f} {seam + 6:.2f} {cx - mouth - 2:.2f} {seam:.2f}z"
+        f" {seam - lid * 1.33:.2f} {cx + mouth + 2:.2f} {seam:.2f}"
+        f"Q{cx:.2f} {seam + 6:.2f} {cx - mouth - 2:.2f} {seam:.2f}z"
     )
     grip = lerp(0.22, 0.34, p[2]) * height
     parts = (
         Part(_ear(cx - rx * 0.86, middle - grip, cx - rx * 0.86, middle + grip, -loop - rx * 0.14, 7), SECOND),
         Part(nose, SECOND),
-        Part(rounded(cx - stand - 2, 89, 2 * stand + 4, 6.5, 3), SECOND),
+        Part(rounded(cx - stand - 2, 88, 2 * stand + 4, 7, 3), SECOND),
         Part(body),
-        Part(ellipse(cx, seam - lid - 4, 5.2), SECOND),
+        Part(ellipse(cx, seam - lid - knob + 1, knob), SECOND),
         Part(cap, THIRD),
         _glint(cx - rx + 7, middle - height * 0.2, height * 0.26),
     )
@@ -146,19 +145,19 @@ def teapot(p: Proportions) -> Figure:
         face=Spot(cx, middle - height * 0.18, rx * 1.4),
         neck=Spot(cx, seam + 5, 2 * mouth + 10),
         hand=Spot(tip_x - 4, tip_y + 3, 36),
-        emblem=Spot(cx, middle + 2, min(rx * 1.42, height - 16)),
+        emblem=Spot(cx, middle + 2, min(rx * 1.42, height - 8)),
         inside=Spot(cx, seam, 2 * mouth - 2),
     )
 
 
 def bowl(p: Proportions) -> Figure:
-    """A wide bowl on a foot. Proportions: shallow-deep, height of the foot, openness of the mouth, straight-round wall."""
-    depth, stem, ry = lerp(38, 58, p[0]), lerp(4, 15, p[1]), lerp(5, 13, p[2])
-    foot = lerp(13, 18, p[1])
+    """A wide bowl on a foot. Proportions: shallow-deep, height of the foot, width of the opening, steepness."""
+    depth, stem, ry = lerp(44, 58, p[0]), lerp(7, 16, p[1]), lerp(6.5, 13, p[2])
+    foot = lerp(17, 21, p[1])
     wide, base = 45.0, 95 - stem
     rim = base - depth
     pull = lerp(0.08, 0.72, p[3])
-    low = lerp(15, 21, p[3])
+    low = lerp(18, 23, p[3])
     x1, y1 = wide - (wide - low) * (0.34 - pull * 0.3), rim + depth * lerp(0.36, 0.62, p[3])
     x2 = low + (wide - low) * lerp(0.22, 0.62, p[3])
     y2 = base - depth * lerp(0.22, 0.0, p[3])
@@ -170,12 +169,12 @@ def bowl(p: Proportions) -> Figure:
         f"M{50 - foot + 2:.2f} {base - 3:.2f}Q{50 - foot + 2:.2f} {base + stem * 0.55:.2f} {50 - foot - 5:.2f} 95"
         f"H{50 + foot + 5:.2f}Q{50 + foot - 2:.2f} {base + stem * 0.55:.2f} {50 + foot - 2:.2f} {base - 3:.2f}z"
     )
-    side = min(depth - ry - 2, 46.0)
+    side = min(depth - ry - 1.5, lerp(34, 44, p[3]))
     parts = (
         Part(stand, SECOND),
         Part(body),
         Part(ellipse(50, rim, wide, ry), SECOND),
-        Part(ellipse(50, rim + 0.6, wide - 5, ry * 0.68), THIRD, 1.6),
+        Part(ellipse(50, rim + 0.8, wide - 5, ry - 2.6), THIRD, 1.6),
         _glint(50 - wide * 0.72, rim + ry + 4, depth * 0.26, 4.0),
     )
     return Figure(
@@ -191,32 +190,32 @@ def bowl(p: Proportions) -> Figure:
 
 def vase(p: Proportions) -> Figure:
     """A vase. Proportions: slim-bellied, length of the neck, width of the mouth, low or high belly."""
-    belly, neck = lerp(21, 35, p[0]), lerp(9, 27, p[1])
-    throat = lerp(6.5, 14, p[2])
-    lip, ry, base = throat + lerp(5, 9, p[2]), 4.5, 88.0
-    rim, foot = 9.0, 14.0
+    belly, neck = lerp(22, 35, p[0]), lerp(12, 27, p[1])
+    throat = lerp(7.5, 15.5, p[2])
+    lip, ry, base = throat + lerp(5, 10, p[2]), 4.5, 88.0
+    rim, foot = 9.0, lerp(17, 11, p[3])
     collar = rim + neck
-    middle = lerp(base - (base - collar) * 0.3, collar + (base - collar) * 0.34, p[3])
+    middle = lerp(base - (base - collar) * 0.26, collar + (base - collar) * 0.3, p[3])
     up, down = (middle - collar) * 0.56, (base - middle) * 0.56
     body = (
         f"M{50 - throat:.2f} {collar:.2f}C{50 - belly * 0.8:.2f} {collar + 2:.2f} {50 - belly:.2f} {middle - up:.2f}"
         f" {50 - belly:.2f} {middle:.2f}C{50 - belly:.2f} {middle + down:.2f} {50 - foot - 3:.2f} {base - 5:.2f}"
-        f" {50 - foot:.2f} {base:.2f}H{50 + foot:.2f}C{50 + foot + 3:.2f} {base - 5:.2f} {50 + belly:.2f} {middle + down:.2f}"
-        f" {50 + belly:.2f} {middle:.2f}C{50 + belly:.2f} {middle - up:.2f} {50 + belly * 0.8:.2f} {collar + 2:.2f}"
+        f" {50 - foot:.2f} {base:.2f}H{50 + foot:.2f}C{50 + foot + 3:.2f} {base - 5:.2f} {50 + belly:.2f}"
+        f" {middle + down:.2f} {50 + belly:.2f} {middle:.2f}C{50 + belly:.2f} {middle - up:.2f} {50 + belly * 0.8:.2f} {collar + 2:.2f}"
         f" {50 + throat:.2f} {collar:.2f}z"
     )
     chimney = (
         f"M{50 - lip:.2f} {rim:.2f}Q{50 - throat + 1:.2f} {rim + neck * 0.4:.2f} {50 - throat:.2f} {collar + 1:.2f}"
         f"H{50 + throat:.2f}Q{50 + throat - 1:.2f} {rim + neck * 0.4:.2f} {50 + lip:.2f} {rim:.2f}z"
     )
-    side = min(belly * 1.44, 44.0)
+    side = min(belly * 1.4, 44.0)
     parts = (
         Part(rounded(50 - foot - 5, 86.5, 2 * foot + 10, 8.5, 4), THIRD),
         Part(body),
         Part(chimney, SECOND),
         Part(rounded(50 - throat - 3.5, collar - 3, 2 * throat + 7, 7, 3.5), THIRD),
         Part(ellipse(50, rim, lip, ry), SECOND),
-        Part(ellipse(50, rim + 0.3, lip - 3.4, ry - 2), _HOLLOW, 1.2),
+        Part(ellipse(50, rim + 0.4, lip - 3.6, ry - 2), _HOLLOW, 1.2),
         _glint(50 - belly + 7, middle - up * 0.5, 15),
     )
     return Figure(
@@ -225,65 +224,70 @@ def vase(p: Proportions) -> Figure:
         face=Spot(50, middle - 8, belly * 1.4),
         neck=Spot(50, collar, 2 * throat + 8),
         hand=Spot(50 + belly - 2, middle, 36),
-        emblem=Spot(50, min(middle + 1, 85 - side / 2), side),
+        emblem=Spot(50, min(max(middle, collar + 7 + side / 2), 85 - side / 2), side),
         inside=Spot(50, rim + 0.5, 2 * lip - 6),
     )
 
 
 def bottle(p: Proportions) -> Figure:
     """A stoppered bottle. Proportions: slim-fat, length of the neck, width of the neck, square-sloping shoulders."""
-    half, neck, throat, slope = lerp(18, 30, p[0]), lerp(6, 20, p[1]), lerp(6.5, 13, p[2]), lerp(3, 19, p[3])
-    crown = 6.0 + 11
+    half, neck, slope = lerp(19, 29, p[0]), lerp(7, 20, p[1]), lerp(3, 20, p[3])
+    throat, cap = half * lerp(0.28, 0.58, p[2]), lerp(3, 4.5, p[2])
+    breast, hem = half * lerp(1.02, 0.84, p[3]), half * lerp(0.94, 1.06, p[3])
+    crown = 17.0
     collar = crown + neck
-    shoulder = collar + slope
+    shoulder = collar + slope + 6
+
+    def wall(y: float) -> float:
+        return lerp(breast, hem, (y - shoulder) / (89 - shoulder))
+
+    base = (
+        f"{50 + hem:.2f} 89Q{50 + hem:.2f} 95 {50 + hem - 6:.2f} 95H{50 - hem + 6:.2f}Q{50 - hem:.2f} 95"
+        f" {50 - hem:.2f} 89"
+    )
     body = (
-        f"M{50 - throat:.2f} {collar - 2:.2f}C{50 - throat:.2f} {collar + slope * 0.5:.2f} {50 - half:.2f}"
-        f" {collar + slope * 0.2:.2f} {50 - half:.2f} {shoulder + 6:.2f}V89Q{50 - half:.2f} 95 {50 - half + 6:.2f} 95"
-        f"H{50 + half - 6:.2f}Q{50 + half:.2f} 95 {50 + half:.2f} 89V{shoulder + 6:.2f}"
-        f"C{50 + half:.2f} {collar + slope * 0.2:.2f} {50 + throat:.2f} {collar + slope * 0.5:.2f} {50 + throat:.2f}"
+        f"M{50 + throat:.2f} {collar - 2:.2f}C{50 + throat:.2f} {collar + slope * 0.6:.2f} {50 + breast:.2f}"
+        f" {collar + slope * 0.2:.2f} {50 + breast:.2f} {shoulder:.2f}L{base}L{50 - breast:.2f} {shoulder:.2f}"
+        f"C{50 - breast:.2f} {collar + slope * 0.2:.2f} {50 - throat:.2f} {collar + slope * 0.6:.2f} {50 - throat:.2f}"
         f" {collar - 2:.2f}z"
     )
-    band = (
-        f"M{50 - half:.2f} 84H{50 + half:.2f}V89Q{50 + half:.2f} 95 {50 + half - 6:.2f} 95H{50 - half + 6:.2f}"
-        f"Q{50 - half:.2f} 95 {50 - half:.2f} 89z"
-    )
-    floor, ceiling = 83.0, shoulder + 2
-    side = min(2 * half - 5, floor - ceiling)
+    floor, ceiling = 84.0, collar + slope * 0.75 + 2
+    side = min(2 * wall((floor + ceiling) / 2) - 4, floor - ceiling)
     parts = (
         Part(body),
-        Part(band, SECOND, 1.8),
+        Part(f"M{50 - wall(85):.2f} 85H{50 + wall(85):.2f}L{base}z", SECOND, 1.8),
         Part(body, "none"),
         Part(rounded(50 - throat, crown - 3, 2 * throat, neck + 5, 2), SECOND),
-        Part(rounded(50 - throat - 3.5, 6, 2 * throat + 7, 12, 4), THIRD),
-        _glint(50 - half + 6.5, shoulder + 9, 20),
+        Part(rounded(50 - throat - cap, 6, 2 * (throat + cap), 12.5, 4), THIRD),
+        _glint(50 - breast + 6.5, shoulder + 4, 20, breast - hem),
     )
     return Figure(
         parts,
-        top=Spot(50, 7, 2 * throat + 10),
-        face=Spot(50, ceiling + 8, half * 1.5),
+        top=Spot(50, 7, 2 * (throat + cap)),
+        face=Spot(50, ceiling + 10, half * 1.5),
         neck=Spot(50, collar, 2 * throat + 6),
         hand=Spot(50 + half - 1, (ceiling + floor) / 2, 36),
-        emblem=Spot(50, (ceiling + floor) / 2, side),
+        emblem=Spot(50, floor - side / 2, side),
     )
 
 
 def robot(p: Proportions) -> Figure:
     """A friendly robot. Proportions: width of the body, size of the head, length of the legs, size of the arms."""
-    half, brow, leg = lerp(20, 29, p[0]), lerp(16, 25, p[1]), lerp(7, 19, p[2])
-    skull = lerp(19, 28, p[1])
+    half, brow, leg = lerp(21, 29, p[0]), lerp(18, 26, p[1]), lerp(4, 15, p[2])
+    skull = lerp(18, 25, p[1])
     arm, reach = lerp(7, 12.5, p[3]), lerp(14, 31, p[3])
-    crown = 11.0
+    crown = lerp(16, 11, p[2])
     chin = crown + skull
-    chest, waist = chin + 3, 96 - leg - 7
-    eye, gaze = lerp(4.6, 6.4, p[1]), crown + skull * 0.42
-    shin = 8.0
+    chest, waist = chin + 2, 95 - leg - 6
+    eye, gaze = lerp(5.4, 7.2, p[1]), crown + skull * 0.42
+    shin = 9.0
     hip = half * 0.52
     grin = brow * 0.5
     parts: list[Part] = [
-        Part(f"M50 {crown:.2f}V6", "none", 3.2),
-        Part(ellipse(50, 6, 4.6), THIRD),
+        Part(f"M50 {crown:.2f}v-6", "none", 3.2),
+        Part(ellipse(50, crown - 5, 4.8), THIRD),
         Part(rounded(50 - brow - 4.5, gaze - 5, 2 * brow + 9, 10, 3), THIRD),
-        Part(rounded(44, chin - 3, 12, 8), SECOND),
+        Part(rounded(43, chin - 3, 14, 8), SECOND),
     ]
     for s in (-1, 1):
         x = 50 + s * (half + 1 + arm / 2)
@@ -298,7 +302,7 @@ def robot(p: Proportions) -> Figure:
         Part(rounded(50 - half, chest, 2 * half, waist - chest, 6)),
         Part(rounded(50 - brow, crown, 2 * brow, skull, 6), SECOND),
         Part(
-            f"M{50 - grin:.2f} {crown + skull * 0.76:.2f}q{grin:.2f} {skull * 0.2:.2f} {2 * grin:.2f} 0",
+            f"M{50 - grin:.2f} {crown + skull * 0.76:.2f}q{grin:.2f} {skull * 0.22:.2f} {2 * grin:.2f} 0",
             "none",
             2.4,
         ),
@@ -375,7 +379,7 @@ def ball(p: Proportions) -> Figure:
         Part(ellipse(50, cy, rx, ry), "none"),
         Part(ellipse(50 + rx * pole[0], cy + ry * pole[1], 7.5, max(7.5 * pole[2], 4.0)), LIGHT, 1.8),
     ]
-    angle = radians(lerp(84, 74, p[2]))
+    angle = radians(lerp(82, 66, p[2]))
     x, y = (pole[k] * cos(angle) + front[k] * sin(angle) for k in (0, 1))
     return Figure(
         tuple(parts),
@@ -383,25 +387,27 @@ def ball(p: Proportions) -> Figure:
         face=Spot(50, cy - ry * 0.1, 54),
         neck=Spot(50, cy + ry * 0.55, 76),
         hand=Spot(50 + rx - 3, cy + 4, 36),
-        emblem=Spot(50 + rx * x, cy + ry * y, 2 * ry * sin(radians(wide / 2)) * 0.72),
+        emblem=Spot(50 + rx * x, cy + ry * y, 2 * ry * sin(radians(wide / 2)) * 0.64),
     )
 
 
 def bear(p: Proportions) -> Figure:
     """A sitting teddy bear. Proportions: slim-round body, size of the head, size of the ears, size of the limbs."""
-    belly, cheek, ear = lerp(20, 29, p[0]), lerp(22, 30, p[1]), lerp(7.5, 14, p[2])
+    belly, cheek, ear = lerp(20, 29, p[0]), lerp(22, 30, p[1]), lerp(7.5, 15, p[2])
     paw, arm = lerp(8, 12.5, p[3]), lerp(5.5, 8.5, p[3])
-    jaw = cheek * 0.84
-    chin = 56.0
+    jaw = cheek * 0.82
+    chin = 57.0
     nose = chin - jaw
     parts: list[Part] = []
     foot = belly * 0.3 + 21
     for s in (-1, 1):
-        x, y = 50 + s * cheek * 0.74, nose - jaw * 0.74
+        palm_x, palm_y = 50 + s * (belly * 0.5 + 24), lerp(74, 64, p[3])
+        x, y = 50 + s * cheek * 0.78, nose - jaw * 0.66
         parts += [
             Part(ellipse(x, y, ear)),
-            Part(ellipse(x, y, ear * 0.52), THIRD, 1.4),
-            Part(_capsule(50 + s * belly * 0.6, 63, arm, 50 + s * (belly * 0.5 + 24), lerp(74, 64, p[3]), arm + 0.6)),
+            Part(ellipse(x, y, ear * 0.58), THIRD, 1.4),
+            Part(_capsule(50 + s * belly * 0.6, 63, arm, palm_x, palm_y, arm + 0.6)),
+            Part(ellipse(palm_x + s, palm_y - 0.5, arm * 0.72), SECOND, 1.4),
         ]
     parts += [
         Part(
@@ -413,16 +419,16 @@ def bear(p: Proportions) -> Figure:
     for s in (-1, 1):
         parts += [
             Part(ellipse(50 + s * foot, 95 - paw * 1.08, paw, paw * 1.08)),
-            Part(ellipse(50 + s * (foot + 0.6), 95.4 - paw * 1.08, paw * 0.64, paw * 0.7), THIRD, 1.4),
+            Part(ellipse(50 + s * (foot + 0.6), 95.4 - paw * 1.08, paw * 0.68, paw * 0.74), THIRD, 1.4),
         ]
-    muzzle = cheek * 0.48
+    muzzle = cheek * 0.52
     parts += [
         Part(ellipse(50, nose, cheek, jaw)),
-        Part(ellipse(50, nose + jaw * 0.38, muzzle, jaw * 0.44), SECOND, 1.6),
+        Part(ellipse(50, nose + jaw * 0.38, muzzle, jaw * 0.46), SECOND, 1.6),
         Part(ellipse(50, nose + jaw * 0.17, muzzle * 0.36, jaw * 0.14), DARK, 0),
         Part(
-            f"M{50 - muzzle * 0.42:.2f} {nose + jaw * 0.48:.2f}q{muzzle * 0.21:.2f} {jaw * 0.16:.2f} {muzzle * 0.42:.2f} 0"
-            f"t{muzzle * 0.42:.2f} 0M50 {nose + jaw * 0.2:.2f}v{jaw * 0.28:.2f}",
+            f"M{50 - muzzle * 0.42:.2f} {nose + jaw * 0.48:.2f}q{muzzle * 0.21:.2f} {jaw * 0.16:.2f} {muzzle * 0.42:.2f}"
+            f" 0t{muzzle * 0.42:.2f} 0M50 {nose + jaw * 0.2:.2f}v{jaw * 0.28:.2f}",
             "none",
             1.8,
         ),
@@ -439,17 +445,18 @@ def bear(p: Proportions) -> Figure:
         face=Spot(50, nose - jaw * 0.2, cheek * 1.6),
         neck=Spot(50, chin + 1, belly + 14),
         hand=Spot(50 + belly * 0.5 + 24, lerp(74, 64, p[3]), 34),
-        emblem=Spot(50, 75, 32),
+        emblem=Spot(50, 75, 31),
     )
 
 
 def drum(p: Proportions) -> Figure:
-    """A toy drum with its sticks. Proportions: low-tall, straight-tapered, height of the hoops, length of the sticks."""
-    height, waist, hoop = lerp(40, 58, p[0]), lerp(1.0, 0.7, p[1]), lerp(5, 12, p[2])
-    stick = lerp(16, 32, p[3])
-    wide, ry = 42.0, 9.0
+    """A toy drum with its sticks. Proportions: low-tall, straight-tapered, height of the hoops, spread of the sticks."""
+    height, waist, hoop = lerp(53, 66, p[0]), lerp(1.0, 0.7, p[1]), lerp(4.5, 9.5, p[2])
+    wide, ry = lerp(42, 39, p[0]), 8.0
     low = wide * waist
-    head, base = 88 - height, 95 - ry
+    head, base = 95 - ry - height, 95 - ry
+    stick = (head - 8) * lerp(0.5, 1.0, p[3])
+    knob = lerp(4.2, 6.2, p[3])
 
     def wall(y: float) -> float:
         return lerp(wide, low, (y - head) / (base - head))
@@ -465,9 +472,9 @@ def drum(p: Proportions) -> Figure:
     for s in (-1, 1):
         cords += "M" + "L".join(
             f"{50 + s * wall(y) * t:.2f} {y + ry * (1 - t * t) ** 0.5:.2f}"
-            for t, y in ((0.97, base - hoop), (0.84, head + hoop), (0.66, base - hoop), (0.48, head + hoop))
+            for t, y in ((0.97, base - hoop), (0.86, head + hoop), (0.72, base - hoop), (0.58, head + hoop))
         )
-    spread = lerp(10, 24, p[3])
+    spread = lerp(9, 29, p[3])
     parts = [
         Part(ring(head, base - head, 0)),
         Part(cords, "none", 2.0, LIGHT),
@@ -480,24 +487,24 @@ def drum(p: Proportions) -> Figure:
         x, y = 50 + s * spread, head - stick
         parts += [
             Part(_capsule(50 - s * (spread + 2), head + 2, 2.3, x, y, 2.3), _WOOD, 1.8),
-            Part(ellipse(x, y, 5.4), THIRD),
+            Part(ellipse(x, y, knob), THIRD),
         ]
-    ceiling, floor = head + hoop + ry, base - hoop
+    ceiling, floor = head + hoop + ry, base - hoop + ry - 1
     return Figure(
         tuple(parts),
         top=Spot(50, head - 2, 64),
         face=Spot(50, ceiling + 8, 50),
         neck=Spot(50, head + hoop + 4, 88),
         hand=Spot(50 + wide - 2, head + height * 0.4, 36),
-        emblem=Spot(50, (ceiling + floor) / 2 + 2, max(floor - ceiling, 30.0)),
+        emblem=Spot(50, (ceiling + floor) / 2, min(floor - ceiling, 0.92 * low)),
     )
 
 
 def kite(p: Proportions) -> Figure:
     """A diamond kite with a tail of bows. Proportions: slim-wide, height of the cross, size of the bows, lean."""
-    half, cross, bow, lean = lerp(27, 41, p[0]), lerp(0.3, 0.5, p[1]), lerp(4.5, 8.5, p[2]), radians(lerp(-16, 16, p[3]))
-    tall = 66.0
-    px, py = 50.0, 37.0
+    half, cross, bow, lean = lerp(30, 42, p[0]), lerp(0.32, 0.52, p[1]), lerp(6, 11, p[2]), radians(lerp(-16, 16, p[3]))
+    tall = 62.0
+    px, py = 50.0, 34.5
 
     def at(x: float, y: float) -> tuple[float, float]:
         """A point of the upright kite (y from 0 at its tip to `tall`), after leaning about its middle."""
@@ -506,21 +513,20 @@ def kite(p: Proportions) -> Figure:
 
     spar = tall * cross
     tip, left, right, end = at(0, 0), at(-half, spar), at(half, spar), at(0, tall)
-    cut = 0.36
-    parts = [
-        Part(polygon(tip, right, end, left)),
-        Part(polygon(right, at(half * (1 - cut), spar * (1 - cut)), at(half * (1 - cut), spar + (tall - spar) * cut)), SECOND),
-        Part(polygon(left, at(-half * (1 - cut), spar * (1 - cut)), at(-half * (1 - cut), spar + (tall - spar) * cut)), SECOND),
-    ]
-    dive = 0.22
-    parts += [
-        Part(polygon(end, at(half * dive, tall - (tall - spar) * dive), at(-half * dive, tall - (tall - spar) * dive)), THIRD),
-        Part(polygon(tip, at(half * dive, spar * dive), at(-half * dive, spar * dive)), THIRD),
-        Part(polygon(tip, right, end, left), "none"),
-    ]
+    sheet = polygon(tip, right, end, left)
+    wing, dive, peak = 0.34, 0.36, 0.26
+    parts = [Part(sheet)]
+    for s, corner in ((-1, left), (1, right)):
+        inner = s * half * (1 - wing)
+        parts.append(
+            Part(polygon(corner, at(inner, spar * (1 - wing)), at(inner, spar + (tall - spar) * wing)), SECOND)
+        )
+    for x, y, corner in ((half * dive, tall - (tall - spar) * dive, end), (half * peak, spar * peak, tip)):
+        parts.append(Part(polygon(corner, at(x, y), at(-x, y)), THIRD))
+    parts.append(Part(sheet, "none"))
     # The tail: one cubic from the lower tip; the bows sit on it and turn with it.
     swing = lerp(-1, 1, p[3])
-    knots = (end, (end[0] - 16 + swing * 4, 84.0), (50 + swing * 6, 104.0), (78 + swing * 10, 80.0))
+    knots = (end, (end[0] - 18 + swing * 4, 82.0), (52 + swing * 6, 98.0), (82 + swing * 8, 76.0))
 
     def tail(t: float) -> tuple[float, float, float]:
         weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3)
@@ -531,15 +537,17 @@ def kite(p: Proportions) -> Figure:
 
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = knots
     parts.append(Part(f"M{x0:.2f} {y0:.2f}C{x1:.2f} {y1:.2f} {x2:.2f} {y2:.2f} {x3:.2f} {y3:.2f}", "none", 2.4))
-    for t, fill in ((0.34, SECOND), (0.66, THIRD), (0.97, SECOND)):
+    for t, fill in ((0.3, SECOND), (0.64, THIRD), (0.97, SECOND)):
         x, y, a = tail(t)
         for s in (-1, 1):
             nx, ny = -sin(a) * s * bow, cos(a) * s * bow
             ux, uy = cos(a) * bow * 0.62, sin(a) * bow * 0.62
+            mx, my = x + nx * 0.6, y + ny * 0.6
+            ox, oy = x + nx, y + ny
             parts.append(
                 Part(
-                    f"M{x:.2f} {y:.2f}Q{x + nx * 0.6 + ux:.2f} {y + ny * 0.6 + uy:.2f} {x + nx + ux:.2f} {y + ny + uy:.2f}"
-                    f"L{x + nx - ux:.2f} {y + ny - uy:.2f}Q{x + nx * 0.6 - ux:.2f} {y + ny * 0.6 - uy:.2f} {x:.2f} {y:.2f}z",
+                    f"M{x:.2f} {y:.2f}Q{mx + ux:.2f} {my + uy:.2f} {ox + ux:.2f} {oy + uy:.2f}"
+                    f"L{ox - ux:.2f} {oy - uy:.2f}Q{mx - ux:.2f} {my - uy:.2f} {x:.2f} {y:.2f}z",
                     fill,
                     1.8,
                 )
