@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from math import cos, radians, sin
 
 from namesake.picturebook.figures.parts import (
     DARK,
     LIGHT,
-    MAIN,
     SECOND,
     THIRD,
     Category,
@@ -80,24 +81,29 @@ def split(curve: tuple[Point, Point, Point, Point], t: float) -> tuple[list[Poin
     rows: list[list[Point]] = [list(curve)]
     while len(rows[-1]) > 1:
         row = rows[-1]
-        rows.append([(lerp(a[0], b[0], t), lerp(a[1], b[1], t)) for a, b in zip(row, row[1:], strict=False)])
+        rows.append([(lerp(a[0], b[0], t), lerp(a[1], b[1], t)) for a, b in pairwise(row)])
     return [row[0] for row in rows], [row[-1] for row in reversed(rows)]
 
 
 def backpack(p: Proportions) -> Figure:
     """p: width of the bag, front pocket, depth of the lid, side pockets."""
-    w = lerp(23, 35, p[0])
-    pocket_w, pocket_h = lerp(13, w * 0.82, p[1]), lerp(13, 26, p[1])
-    lid = lerp(23, 37, p[2])
-    side_w, side_h = lerp(3, 11, p[3]), lerp(16, 38, p[3])
+    w = lerp(22, 33, p[0])
+    pocket_w, pocket_h = lerp(11, w * 0.88, p[1]), lerp(12, 22, p[1])
+    lid, lid_w = lerp(18, 31, p[2]), lerp(w * 0.9, w + 1.2, p[2])
+    side_w, side_h = lerp(2, 11.5, p[3]), lerp(13, 46, p[3])
     pocket_top = 90 - pocket_h
     body = both(
-        50, (0, 12), ((w * 0.75, 12), (w * 0.95, 20), (w, 40)), ((w + 2, 60), (w + 2, 72), (w + 1, 86)),
+        50,
+        (0, 12),
+        ((w * 0.75, 12), (w * 0.95, 20), (w, 40)),
+        ((w + 2, 60), (w + 2, 72), (w + 1, 86)),
         ((w + 1, 93), (w - 3, FLOOR), (w - 9, FLOOR)),
     )
     cover = both(
-        50, (0, 12), ((w * 0.75, 12), (w * 0.95, 18), (w + 1.2, lid - 3)),
-        ((w + 1, lid + 3), (w * 0.5, lid + 5), (0, lid + 5)),
+        50,
+        (0, 12),
+        ((w * 0.7, 12), (lid_w, 12.5), (lid_w, lid - 2)),
+        ((lid_w, lid + 3), (w * 0.5, lid + 5), (0, lid + 5)),
     )
     parts: list[Part] = [*band("M41 15C39 3 61 3 59 15", 4, THIRD)]
     for s in (-1, 1):
@@ -112,7 +118,7 @@ def backpack(p: Proportions) -> Figure:
         Part(cover, SECOND),
         Part(rounded(50 - pocket_w, pocket_top, 2 * pocket_w, pocket_h, 8), THIRD),
         Part(f"M{50 - pocket_w + 6:.2f} {pocket_top + 6:.2f}H{50 + pocket_w - 6:.2f}", "none", 1.8),
-        Part(rounded(46.4, lid - 2, 7.2, 11, 3), LIGHT, 1.8),
+        Part(rounded(46.4, lid - 2.5, 7.2, 10, 3), LIGHT, 1.8),
     ]
     low, high = lid + 6, pocket_top - 1
     return Figure(
@@ -127,9 +133,9 @@ def backpack(p: Proportions) -> Figure:
 
 def boot(p: Proportions) -> Figure:
     """p: height of the shaft, its width, length of the toe, thickness of the sole."""
-    top, shaft = lerp(35, 11, p[0]), lerp(32, 46, p[1])
-    length = shaft + lerp(20, 40, p[2])
-    sole = lerp(6, 17, p[3])
+    top, shaft = lerp(31, 10, p[0]), lerp(34, 46, p[1])
+    length = shaft + lerp(21, 40, p[2])
+    sole = lerp(6, 15.5, p[3])
     left = 50 - length / 2
     right, toe, base = left + shaft, left + length, FLOOR - sole
     cuff = top + 12
@@ -179,11 +185,11 @@ def boot(p: Proportions) -> Figure:
 
 
 def shirt(p: Proportions) -> Figure:
-    """p: width of the body, length of the sleeves, length of the body, width of the sleeves."""
-    w, top = lerp(18, 27, p[0]), lerp(34, 12, p[2])
-    angle, length, cuff = radians(lerp(24, 68, p[1])), lerp(19, 46, p[1]), lerp(12, 25, p[3])
-    neck = 10.5
+    """p: width of the body, length of the sleeves, length of the body, flare of sleeves and hem."""
+    w, top, flare = lerp(19, 28, p[0]), lerp(36, 20, p[2]), lerp(-2.5, 6.5, p[3])
+    angle, length, cuff = radians(lerp(16, 57, p[1])), lerp(17, 37, p[1]), lerp(11, 27, p[3])
     along, across = (cos(angle), sin(angle)), (-sin(angle), cos(angle))
+    neck = 12.0
     parts: list[Part] = []
     for s in (-1, 1):
 
@@ -192,31 +198,42 @@ def shirt(p: Proportions) -> Figure:
             return 50 + s * x, y
 
         (sx, sy), (ax, ay), (bx, by) = at(0, 0), at(length, 0), at(length, cuff)
-        pit = (50 + s * (w - 3), top + 13 + cuff)
         parts.append(
             Part(
                 f"M{50 + s * neck:.2f} {top:.2f}Q{sx:.2f} {sy - 3:.2f} {ax:.2f} {ay:.2f}L{bx:.2f} {by:.2f}"
-                f"L{pit[0]:.2f} {pit[1]:.2f}z",
+                f"L{50 + s * (w - 3):.2f} {top + 14 + cuff:.2f}z",
                 SECOND,
             )
         )
-        parts.append(Part(polygon(at(length - 5, -0.6), at(length, -0.6), at(length, cuff + 1), at(length - 5, cuff + 1)), THIRD))
+        ends = (at(length - 5, -0.6), at(length, -0.6), at(length, cuff + 1), at(length - 5, cuff + 1))
+        parts.append(Part(polygon(*ends), THIRD))
+    hem = w + 0.5 + flare
+    line = FLOOR - 8
     body = both(
-        50, (neck, top), ((w - 4, top + 3), (w - 1, top + 8), (w - 1, top + 26)), ((w, 70), (w + 0.5, 80), (w + 1, FLOOR))
+        50, (neck, top), ((w - 4, top + 3), (w - 1, top + 8), (w - 1, top + 26)),
+        ((w, 72), (hem - 2, line - 8), (hem, FLOOR)),
+    )  # fmt: skip
+    collar = (
+        f"M{50 - neck - 2:.2f} {top:.2f}Q50 {top + 27:.2f} {52 + neck:.2f} {top:.2f}L{46.5 + neck:.2f} {top - 2:.2f}"
+        f"Q50 {top + 15:.2f} {53.5 - neck:.2f} {top - 2:.2f}z"
+    )
+    nape = (
+        f"M{53.5 - neck:.2f} {top - 2:.2f}Q50 {top - 5:.2f} {46.5 + neck:.2f} {top - 2:.2f}"
+        f"Q50 {top + 15:.2f} {53.5 - neck:.2f} {top - 2:.2f}z"
     )
     parts += [
         Part(body),
-        Part(both(50, (w + 0.8, FLOOR - 7.5), ((w + 1, FLOOR),)), THIRD),
-        Part(f"M{50 - neck:.2f} {top:.2f}Q50 {top + 20:.2f} {50 + neck:.2f} {top:.2f}Q50 {top + 3:.2f} {50 - neck:.2f} {top:.2f}z", DARK),
-        *band(f"M{50 - neck:.2f} {top:.2f}Q50 {top + 20:.2f} {50 + neck:.2f} {top:.2f}", 3.6, THIRD),
+        Part(both(50, (hem - 0.8, line), ((hem + 0.8, FLOOR),)), THIRD),
+        Part(nape, DARK),
+        Part(collar, THIRD),
     ]
-    low, high = top + 13, FLOOR - 9
-    side = min(2 * w - 4, high - low)
+    low, high = top + 14.5, line - 1
+    side = min(2 * w - 5, high - low)
     return Figure(
         tuple(parts),
-        top=Spot(50, top + 1, 26),
+        top=Spot(50, top - 2, 26),
         face=Spot(50, top + 24, 1.6 * w),
-        neck=Spot(50, top + 6, 26),
+        neck=Spot(50, top + 7, 28),
         hand=Spot(50 + w + length * along[0] - 4, top + 8 + length * along[1], 30),
         emblem=Spot(50, low + side / 2 + min(3, (high - low - side) / 2), side),
     )
@@ -225,14 +242,14 @@ def shirt(p: Proportions) -> Figure:
 def handbag(p: Proportions) -> Figure:
     """p: width of the bottom, height of the handle, width of the opening, height of the bag."""
     low_w, top_w = lerp(31, 45, p[0]), lerp(22, 40, p[2])
-    top = FLOOR - lerp(50, 64, p[3])
-    rise = lerp(13, 28, p[1])
-    arm = top_w * 0.68
+    top = FLOOR - lerp(53, 64, p[3])
+    rise = lerp(9, 26, p[1])
+    arm = top_w * lerp(0.5, 0.8, p[1])
 
     def width(y: float) -> float:
         return lerp(top_w, low_w, (y - top) / (FLOOR - top))
 
-    base = FLOOR - 10
+    base = FLOOR - 9
     body = both(
         50, (top_w - 4, top), ((top_w, top), (top_w, top), (top_w, top + 5)),
         ((width(top + 18), top + 18), (low_w + 2, base - 8), (low_w, base + 4)),
@@ -243,31 +260,32 @@ def handbag(p: Proportions) -> Figure:
     )  # fmt: skip
     flap = both(
         50, (top_w - 3, top - 2), ((top_w + 2, top - 2), (top_w + 2, top + 4), (top_w - 1, top + 6)),
-        ((top_w * 0.6, top + 13), (top_w * 0.3, top + 14), (0, top + 14)),
+        ((top_w * 0.6, top + 11), (top_w * 0.3, top + 12), (0, top + 12)),
     )  # fmt: skip
     peak = top - rise / 0.75
-    handle = f"M{50 - arm:.2f} {top + 2:.2f}C{50 - arm:.2f} {peak:.2f} {50 + arm:.2f} {peak:.2f} {50 + arm:.2f} {top + 2:.2f}"
-    side = min(base - top - 15, 2 * width(top + 20) - 6)
+    left, right = 50 - arm, 50 + arm
+    handle = f"M{left:.2f} {top + 2:.2f}C{left:.2f} {peak:.2f} {right:.2f} {peak:.2f} {right:.2f} {top + 2:.2f}"
+    side = min(base - top - 14, 2 * width(top + 20) - 6)
     return Figure(
         (
             *band(handle, 5, THIRD),
             Part(body),
             Part(foot, THIRD),
             Part(flap, SECOND),
-            Part(ellipse(50, top + 13, 5), LIGHT),
-            Part(ellipse(50, top + 13, 1.6), DARK, 0),
+            Part(ellipse(50, top + 9.5, 4.6), LIGHT),
+            Part(ellipse(50, top + 9.5, 1.5), DARK, 0),
         ),
         top=Spot(50, top - rise, 30),
         face=Spot(50, top + 26, top_w * 1.3),
         neck=Spot(50, top - 1, 2 * top_w),
         hand=Spot(50 + width(top + 24), top + 24, 30),
-        emblem=Spot(50, (top + 15 + base) / 2 + 1, side),
+        emblem=Spot(50, (top + 14 + base) / 2, side),
     )
 
 
 def dress(p: Proportions) -> Figure:
     """p: flare of the skirt, height of the waist, puff of the sleeves, depth of the hem."""
-    hem, waist, puff, fringe = lerp(25, 43, p[0]), lerp(32, 46, p[1]), lerp(6, 14, p[2]), lerp(5, 16, p[3])
+    hem, waist, puff, fringe = lerp(25, 43, p[0]), lerp(31, 43, p[1]), lerp(6, 14, p[2]), lerp(5, 15, p[3])
     belly = lerp(20, 27, p[0])
     edge = FLOOR - 2
     line = edge - fringe
@@ -277,11 +295,10 @@ def dress(p: Proportions) -> Figure:
         f"L{50 + hem + 1:.2f} {edge:.2f}{scallops(50 + hem + 1, 49 - hem, edge, (2,) * 7)}z"
     )
     bodice = (
-        f"M37 10C40 25 60 25 63 10L68 12C67 22 64 {waist - 10:.2f} 63 {waist + 1:.2f}H37C36 {waist - 10:.2f} 33 22 32 12z"
+        f"M37 10C40 25 60 25 63 10L68 12C67 22 64 {waist - 10:.2f} 63 {waist + 1:.2f}"
+        f"H37C36 {waist - 10:.2f} 33 22 32 12z"
     )
-    parts = [
-        Part(ellipse(50 + s * (17 + puff * 0.55), 13 + puff * 0.75, puff + 1.5, puff), THIRD) for s in (-1, 1)
-    ]
+    parts = [Part(ellipse(50 + s * (17 + puff * 0.55), 13 + puff * 0.75, puff + 1.5, puff), THIRD) for s in (-1, 1)]
     parts += [
         Part(skirt),
         Part(f"M{50 - hem * 0.42:.2f} {line - 16:.2f}L{50 - hem * 0.47:.2f} {line - 1:.2f}", "none", 1.4),
@@ -303,12 +320,12 @@ def dress(p: Proportions) -> Figure:
 
 
 def cake(p: Proportions) -> Figure:
-    """p: width, size of the upper tier, depth of the icing, height of the stand."""
-    w, stand, drip = lerp(25, 39, p[0]), lerp(5, 15, p[3]), lerp(4, 13, p[2])
-    upper_w, upper_h = w * lerp(0.42, 0.82, p[1]), lerp(8, 17, p[1])
+    """p: width, size of the upper tier, thickness of the icing, height of the stand."""
+    w, stand, drip, heap = lerp(25, 38, p[0]), lerp(4, 11, p[3]), lerp(1.5, 10, p[2]), lerp(3, 7, p[2])
+    upper_w, upper_h = w * lerp(0.42, 0.82, p[1]), lerp(8, 14, p[1])
     bottom = FLOOR - stand
-    top = bottom - 42
-    crown = top - upper_h - 1
+    top = bottom - 46
+    crown = top - upper_h
 
     def tier(half: float, y0: float, y1: float) -> str:
         return f"M{50 - half:.2f} {y0:.2f}V{y1:.2f}Q50 {y1 + 4:.2f} {50 + half:.2f} {y1:.2f}V{y0:.2f}z"
@@ -316,72 +333,67 @@ def cake(p: Proportions) -> Figure:
     def icing(half: float, y: float, depths: tuple[float, ...]) -> str:
         h = half + 1.5
         return (
-            f"M{50 - h:.2f} {y:.2f}C{50 - h:.2f} {y - 6:.2f} {50 + h:.2f} {y - 6:.2f} {50 + h:.2f} {y:.2f}v3"
+            f"M{50 - h:.2f} {y:.2f}C{50 - h:.2f} {y - heap:.2f} {50 + h:.2f} {y - heap:.2f} {50 + h:.2f} {y:.2f}v3"
             f"{scallops(50 + h, 50 - h, y + 3, depths)}z"
         )
 
-    long, short = drip, drip * 0.5
-    flame_y = crown - 4.5 - 8
+    long, short = drip, drip * 0.6
+    wick = crown - heap * 0.7 - 9
     return Figure(
         (
             Part(both(50, (7, bottom), ((8, bottom + stand * 0.7), (14, FLOOR - 1), (24, FLOOR))), THIRD),
-            Part(rounded(50 - w - 7, bottom - 2, 2 * w + 14, 6.8, 3.4), THIRD),
+            Part(rounded(50 - w - 7, bottom - 2, 2 * w + 14, min(6.8, stand + 2), 3.4), THIRD),
             Part(tier(w, top, bottom - 2)),
-            Part(icing(w, top, (short, long, short, long * 0.9, short, long)), SECOND),
-            Part(rounded(46.8, crown - 13, 6.4, 14, 1.5), THIRD),
-            Part(tier(upper_w, crown, top - 2)),
-            Part(icing(upper_w, crown, (min(short, 4), min(long, 7), min(short, 4), min(long, 7))), SECOND),
-            Part(f"M50 {flame_y - 9:.2f}C57 {flame_y - 2:.2f} 54 {flame_y + 1:.2f} 50 {flame_y + 1:.2f}"
-                 f"C46 {flame_y + 1:.2f} 43 {flame_y - 2:.2f} 50 {flame_y - 9:.2f}z", "#ffb02e", 1.6),
+            Part(icing(w, top, (short, long, short, long, short * 0.9, long)), SECOND),
+            Part(tier(upper_w, crown, top - 1)),
+            Part(rounded(46.4, wick, 7.2, 17, 1.5), THIRD),
+            Part(icing(upper_w, crown, tuple(min(depth, upper_h - 6) for depth in (short, long, short, long))), SECOND),
+            Part(f"M50 {wick - 8.5:.2f}C57 {wick - 2:.2f} 54 {wick + 1:.2f} 50 {wick + 1:.2f}"
+                 f"C46 {wick + 1:.2f} 43 {wick - 2:.2f} 50 {wick - 8.5:.2f}z", "#ffb02e", 1.6),
         ),
         top=Spot(50, crown - 3, 2 * upper_w),
-        face=Spot(50, top + 16, 1.5 * w),
-        neck=Spot(50, top - 2, 2 * w),
-        hand=Spot(50 + w + 3, top + 16, 30),
-        emblem=Spot(50, (top + 3 + drip + bottom - 2) / 2 + 1, bottom - top - drip - 5),
+        face=Spot(50, top + 18, 1.5 * w),
+        neck=Spot(50, top - 1, 2 * w),
+        hand=Spot(50 + w + 3, top + 18, 30),
+        emblem=Spot(50, (top + 3 + drip + bottom - 2) / 2, min(bottom - top - drip - 5, 2 * w - 6)),
     )  # fmt: skip
 
 
 def apple(p: Proportions) -> Figure:
     """p: width, where it is widest, size of the leaves, size of the bite (and of the worm in it)."""
     w, waist = lerp(27, 40, p[0]), lerp(45, 66, p[1])
-    foot = lerp(7, 22, p[1])
+    foot, bite = lerp(7, w * 0.52, p[1]), p[3] * lerp(0.65, 1, p[0])
     cx = 46.0
     dip = 37.0
     upper = ((cx, dip), (cx + 8, dip - 13), (cx + w, lerp(20, 27, p[1])), (cx + w, waist))
-    lower = ((cx + w, waist), (cx + w, lerp(70, 90, p[1])), (cx + foot + 10, FLOOR), (cx + foot, FLOOR))
-    first, _ = split(upper, lerp(0.93, 0.66, p[3]))
-    _, last = split(lower, lerp(0.07, 0.36, p[3]))
+    lower = ((cx + w, waist), (cx + w, lerp(70, 88, p[1])), (cx + foot + 10, FLOOR), (cx + foot, FLOOR))
+    first, _ = split(upper, lerp(0.92, 0.66, bite))
+    _, last = split(lower, lerp(0.08, 0.35, bite))
     (ax, ay), (bx, by) = first[-1], last[0]
     size = by - ay
-    deep = size * 0.42
+    deep = size * 0.3
 
-    def teeth(shift: float) -> str:
-        x1, x2 = lerp(ax, bx, 0.36) - deep - shift, lerp(ax, bx, 0.7) - deep - shift
-        y1, y2 = lerp(ay, by, 0.36), lerp(ay, by, 0.7)
-        r = size * 0.26
-        return (
-            f"A{size * 0.36:.2f} {size * 0.36:.2f} 0 0 0 {x1:.2f} {y1:.2f}A{r:.2f} {r:.2f} 0 0 0 {x2:.2f} {y2:.2f}"
-            f"A{size * 0.36:.2f} {size * 0.36:.2f} 0 0 0 {bx:.2f} {by:.2f}"
-        )
+    teeth = "".join(
+        f"A{size * 0.25:.2f} {size * 0.25:.2f} 0 0 0 {lerp(ax, bx, t) - sink:.2f} {lerp(ay, by, t):.2f}"
+        for t, sink in ((0.3, deep), (0.7, deep), (1.0, 0.0))
+    )
 
-    def cubic(points: list[Point]) -> str:
+    def cubic(points: Sequence[Point]) -> str:
         return "C" + " ".join(f"{x:.2f} {y:.2f}" for x, y in points[1:])
 
-    def mirror(x: float) -> float:
-        return 2 * cx - x
+    def back(curve: Sequence[Point]) -> str:
+        return cubic([(2 * cx - x, y) for x, y in reversed(curve)])
 
     body = (
-        f"M{cx:.2f} {dip:.2f}{cubic(first)}{teeth(0)}{cubic(last)}"
-        f"Q{cx:.2f} {FLOOR - 5:.2f} {mirror(cx + foot):.2f} {FLOOR:.2f}"
-        f"C{mirror(lower[2][0]):.2f} {lower[2][1]:.2f} {mirror(lower[1][0]):.2f} {lower[1][1]:.2f} {mirror(cx + w):.2f} {waist:.2f}"
-        f"C{mirror(upper[2][0]):.2f} {upper[2][1]:.2f} {mirror(upper[1][0]):.2f} {upper[1][1]:.2f} {cx:.2f} {dip:.2f}z"
+        f"M{cx:.2f} {dip:.2f}{cubic(first)}{teeth}{cubic(last)}"
+        f"Q{cx:.2f} {FLOOR - 5:.2f} {cx - foot:.2f} {FLOOR:.2f}{back(lower)}{back(upper)}z"
     )
-    mx, my = (ax + bx) / 2 - deep, (ay + by) / 2
-    hx, hy = min(mx + deep + 3, 90), my - size * 0.2
-    thick = lerp(8, 11, p[3])
-    head = lerp(7, 9, p[3])
-    leaf = lerp(24, 46, p[2])
+    mx, my = (ax + bx) / 2 - deep - size * 0.1, (ay + by) / 2
+    hx, hy = min(ax + lerp(1, 8, p[3]), 86.5), my - size * 0.16
+    worm = f"M{mx - 1:.2f} {my + 3:.2f}Q{mx + deep * 0.7:.2f} {my + size * 0.35:.2f} {hx:.2f} {hy:.2f}"
+    thick = lerp(9, 13, p[3])
+    head = lerp(9.2, 11, p[3])
+    leaf = lerp(25, 46, p[2])
     twin = lerp(9, 34, p[2])
     return Figure(
         (
@@ -390,89 +402,102 @@ def apple(p: Proportions) -> Figure:
             Part(blade((cx - 1, dip - 6), (cx - twin, dip - 9 - twin * 0.36), twin * 0.52, -twin * 0.1), SECOND),
             Part(blade((cx + 1, dip - 6), (cx + leaf * 0.95, dip - 8 - leaf * 0.45), leaf * 0.56, leaf * 0.08), SECOND),
             Part(f"M{cx + 4:.2f} {dip - 9:.2f}L{cx + leaf * 0.6:.2f} {dip - 8 - leaf * 0.3:.2f}", "none", 1.2),
-            *band(f"M{mx - 1:.2f} {my + 3:.2f}Q{mx + deep * 0.7:.2f} {my + size * 0.35:.2f} {hx:.2f} {hy:.2f}", thick, THIRD),
+            *band(worm, thick, THIRD),
             Part(ellipse(hx, hy, head), THIRD),
-            Part(ellipse(hx + 1.5, hy - 1.5, 3.8), LIGHT, 0),
-            Part(ellipse(hx + 2.3, hy - 1.5, 2.3), DARK, 0),
+            Part(ellipse(hx + 2, hy - 2, 4), LIGHT, 0),
+            Part(ellipse(hx + 2.8, hy - 2, 2.4), DARK, 0),
             Part(ellipse(cx - w * 0.62, 46, 3, 5.4), LIGHT, 0),
         ),
         top=Spot(cx, 33, 1.2 * w),
         face=Spot(cx - 3, 54, 1.4 * w),
         neck=Spot(cx, 88, 1.2 * w),
         hand=Spot(cx + w - 6, 80, 30),
-        emblem=Spot(cx - 6, 67, min(34, 2 * w - 22)),
+        emblem=Spot(cx - lerp(3, 7, p[0]), 65, min(34, 2 * w - 24)),
     )
 
 
 def icecream(p: Proportions) -> Figure:
-    """p: width of the big scoop, length of the cone, size of the upper scoop, from a pointed cone to a wafer cup."""
-    w, cone, ball = lerp(24, 38, p[0]), lerp(22, 34, p[1]), lerp(9, 18, p[2])
-    tip, rim = lerp(1.5, 14, p[3]), lerp(15, 24, p[3])
+    """p: size of the big scoop, length of the cone, size of the upper scoop, from a pointed cone to a wide cup."""
+    cone, rim, tip = lerp(25, 34.5, p[1]), lerp(12, 25, p[3]), lerp(2, 14, p[3])
+    w, ball, half = max(lerp(23, 32, p[0]), rim + 2), lerp(7.5, 22.5, p[2]), lerp(12, 26.5, p[2])
+    half = min(half, w - 0.5)
     edge = FLOOR - cone
-    mid = edge - 17
-    head = mid - 17 - ball * 0.3
-    wafer = both(50, (rim, edge - 3), ((tip + 2, FLOOR - 3),), ((tip, FLOOR), (tip - 1, FLOOR), (tip - 1.5, FLOOR)))
-    scoop = (
-        f"M{50 - w:.2f} {edge - 3:.2f}C{50 - w - 5:.2f} {mid - 28:.2f} {50 + w + 5:.2f} {mid - 28:.2f} {50 + w:.2f} {edge - 3:.2f}"
-        f"{scallops(50 + w, 50 - w, edge - 3, (4, 6.5, 4.5, 7, 4))}z"
+    foot = edge - 2
+    crest = foot - lerp(30, 34, p[0])
+    top = crest - ball
+    peak = top - (ball + 6) / 3  # a cubic rises to three quarters of its controls
+    wafer = both(
+        50, (rim, edge - 6), ((tip, FLOOR - 4),), ((tip - 0.8, FLOOR - 1), (tip - 1.5, FLOOR), (tip - 2, FLOOR))
     )
-    lines = ""
-    for i in (1, 2, 3):
-        t = i / 3.6
-        x0, x1 = lerp(-rim, rim, t), lerp(-tip, tip, min(1, t + 0.35))
-        lines += f"M{50 + x0:.2f} {edge:.2f}L{50 + x1:.2f} {FLOOR - 2:.2f}M{50 - x0:.2f} {edge:.2f}L{50 - x1:.2f} {FLOOR - 2:.2f}"
+    left, right = 48 - w, 52 + w
+    scoop = (
+        f"M{left:.2f} {foot:.2f}"
+        f"C{left - 4:.2f} {foot - 5:.2f} {left + 2:.2f} {foot - 6:.2f} {left + 2:.2f} {foot - 10:.2f}"
+        f"C{50 - w:.2f} {crest + 4:.2f} {50 - w * 0.62:.2f} {crest:.2f} 50 {crest:.2f}"
+        f"C{50 + w * 0.62:.2f} {crest:.2f} {50 + w:.2f} {crest + 4:.2f} {right - 2:.2f} {foot - 10:.2f}"
+        f"C{right - 2:.2f} {foot - 6:.2f} {right + 4:.2f} {foot - 5:.2f} {right:.2f} {foot:.2f}"
+        f"{scallops(right, left, foot, (3, 5.5, 3.5, 6, 3))}z"
+    )
+    net = ""
+    for t in (0.32, 0.68):
+        x, y = lerp(-rim, rim, t), FLOOR - cone * lerp(0.16, 0.5, t)
+        reach = rim - (rim - tip) * (y - edge) / cone - 1.5
+        net += "".join(f"M{50 + s * x:.2f} {edge:.2f}L{50 + s * reach:.2f} {y:.2f}" for s in (-1, 1))
     return Figure(
         (
             Part(wafer, SECOND),
-            Part(lines, "none", 1.2),
-            Part(ellipse(50, head - ball - 1, 4.6), "#d8343f", 1.8),
+            Part(net, "none", 1.1),
             Part(
-                f"M{50 - ball - 3:.2f} {mid - 12:.2f}C{50 - ball - 5:.2f} {head - ball * 1.3:.2f} "
-                f"{50 + ball + 5:.2f} {head - ball * 1.3:.2f} {50 + ball + 3:.2f} {mid - 12:.2f}z",
+                f"M{49 - half:.2f} {crest + 6:.2f}C{47 - half:.2f} {peak:.2f} {53 + half:.2f} {peak:.2f} "
+                f"{51 + half:.2f} {crest + 6:.2f}z",
                 THIRD,
             ),
             Part(scoop),
         ),
-        top=Spot(50, head - ball * 0.7, 2 * ball),
-        face=Spot(50, mid - 6, 1.4 * w),
-        neck=Spot(50, edge + 2, 2 * rim),
-        hand=Spot(50 + w, mid + 4, 30),
-        emblem=Spot(50, mid - 1, 31),
+        top=Spot(50, top + ball * 0.2, 2 * half),
+        face=Spot(50, crest + 12, 1.4 * w),
+        neck=Spot(50, edge + 3, 2 * rim),
+        hand=Spot(50 + w, foot - 8, 30),
+        emblem=Spot(50, crest + 17, 30),
     )
 
 
 def burger(p: Proportions) -> Figure:
     """p: height of the upper bun, thickness of the patty, lettuce, width."""
-    dome, patty, lettuce, w = lerp(31, 44, p[0]), lerp(8, 18, p[1]), lerp(5, 13, p[2]), lerp(32, 44, p[3])
+    dome, patty, lettuce, w = lerp(36, 47, p[0]), lerp(8, 18, p[1]), lerp(4, 13, p[2]), lerp(31, 42, p[3])
     low = FLOOR - 14
     meat = low - patty
-    bun = meat - 5
+    bun = meat - lerp(3, 8, p[2])
+    ruffle = w + lerp(1, 4.5, p[2])
     top = bun - dome
     base = both(50, (w - 1, low - 1), ((w, FLOOR - 4), (w - 4, FLOOR), (w - 12, FLOOR)))
-    cap = both(50, (0, top), ((w * 0.72, top), (w, bun - dome * 0.4), (w, bun - 4)), ((w, bun), (w - 2, bun), (w - 4, bun)))
-    leaf = (
-        f"M{50 - w - 2:.2f} {bun - 1:.2f}H{52 + w:.2f}v3{scallops(52 + w, 48 - w, bun + 2, (lettuce, lettuce * 0.55) * 3)}z"
+    cap = both(
+        50, (0, top), ((w * 0.72, top), (w, bun - dome * 0.4), (w, bun - 4)), ((w, bun), (w - 2, bun), (w - 4, bun))
     )
-    seeds = [(-0.42, 0.3), (0.0, 0.13), (0.42, 0.3)]
+    leaf = (
+        f"M{50 - ruffle:.2f} {bun - 1:.2f}H{50 + ruffle:.2f}v3"
+        f"{scallops(50 + ruffle, 50 - ruffle, bun + 2, (lettuce * 0.65, lettuce) * 3)}z"
+    )
+    seeds = [(-0.68, 0.42), (-0.38, 0.19), (0.0, 0.1), (0.38, 0.19), (0.68, 0.42)]
     return Figure(
         (
             Part(base),
             Part(rounded(50 - w - 1, meat, 2 * w + 2, patty + 1, patty / 2), SECOND),
             Part(leaf, THIRD),
             Part(cap),
-            *(Part(ellipse(50 + x * w, top + y * dome, 3.2, 2.1), LIGHT, 1) for x, y in seeds),
+            *(Part(ellipse(50 + x * w, top + y * dome, 2.9, 1.9), LIGHT, 0.9) for x, y in seeds),
         ),
         top=Spot(50, top + 2, 1.3 * w),
         face=Spot(50, top + dome * 0.5, 1.3 * w),
         neck=Spot(50, bun, 2 * w),
         hand=Spot(50 + w, bun - 4, 30),
-        emblem=Spot(50, bun - 1 - (dome - 2) / 2 + 2, min(dome - 3, 38)),
+        emblem=Spot(50, bun - 2 - dome * 0.4, max(30, dome * 0.8)),
     )
 
 
 def pineapple(p: Proportions) -> Figure:
     """p: width, height of the body, height of the crown, spread of the crown."""
-    w, height, crown, spread = lerp(20, 32, p[0]), lerp(44, 58, p[1]), lerp(17, 33, p[2]), lerp(15, 40, p[3])
+    w, height, crown, spread = lerp(19.5, 30, p[0]), lerp(45, 58, p[1]), lerp(20, 34, p[2]), lerp(21, 41, p[3])
     top = FLOOR - height
     mid = (top + FLOOR) / 2
     body = both(
@@ -480,24 +505,32 @@ def pineapple(p: Proportions) -> Figure:
         ((w, mid + height * 0.36), (w * 0.72, FLOOR), (0, FLOOR)),
     )  # fmt: skip
     foot = top + 5
-    outer: list[Part] = []
-    for reach, lift, width in ((1.0, 0.38, 11), (0.72, 0.72, 11)):
+    leaves: list[Part] = []
+    for reach, lift, width, start, fill in (
+        (1.0, 0.3, 12, 5, SECOND),
+        (0.75, 0.68, 12, 5, SECOND),
+        (0.38, 0.92, 9, 3, THIRD),
+    ):
         for s in (-1, 1):
-            outer.append(Part(blade((50 + s * 5, foot), (50 + s * spread * reach, top - crown * lift), width, s * 2.5), SECOND))
-    inner = [Part(blade((50 + s * 3, foot), (50 + s * spread * 0.38, top - crown * 0.92), 9, s * 1.5), THIRD) for s in (-1, 1)]
-    inner.append(Part(blade((50, foot + 1), (50, top - crown), 10), THIRD))
-    side = min(2 * w - 8, 34)
-    ticks = ""
-    rows = 5
-    for row in range(rows):
-        y = lerp(top + 9, FLOOR - 9, row / (rows - 1))
-        for column in range(-3, 4):
-            x = (column + (row % 2) * 0.5) * 11
-            inside = (x / w) ** 2 + ((y - mid) / (height / 2)) ** 2 < 0.66
-            if inside and max(abs(x), abs(y - mid - 1)) > side / 2 - 2:
-                ticks += f"M{50 + x - 2.8:.2f} {y - 1.5:.2f}l2.8 3.2l2.8 -3.2"
+            tip = (50 + s * spread * reach, top - crown * lift)
+            leaves.append(Part(blade((50 + s * start, foot), tip, width, s * 2.2), fill))
+    leaves.append(Part(blade((50, foot + 1), (50, top - crown), 10), THIRD))
+    side = min(2 * w - 9, 34)
+    net = ""
+    for slant in (-1, 1):
+        for i in range(-3, 4):
+            # A chord of the unit circle, laid over the body and bowed towards its rim.
+            c = i * 0.26
+            h = (0.86 - c * c) ** 0.5
+            ends = [((c * 0.7 + slant * k * 0.72) * w, (slant * -c * 0.7 + k * 0.72) * height / 2) for k in (-h, h)]
+            (x0, y0), (x1, y1) = ends
+            bow = (c * 0.5 * w, slant * -c * 0.5 * height / 2)
+            net += (
+                f"M{50 + x0:.2f} {mid + y0:.2f}Q{50 + (x0 + x1) / 2 + bow[0]:.2f} {mid + (y0 + y1) / 2 + bow[1]:.2f} "
+                f"{50 + x1:.2f} {mid + y1:.2f}"
+            )
     return Figure(
-        (*outer, *inner, Part(body), Part(ticks, "none", 1.6)),
+        (*leaves, Part(body), Part(net, "none", 1.1)),
         top=Spot(50, top - 2, 1.3 * w),
         face=Spot(50, top + height * 0.3, 1.4 * w),
         neck=Spot(50, FLOOR - 8, 1.5 * w),
