@@ -54,10 +54,10 @@ def _glint(x: float, y: float, height: float, lean: float = 0.0) -> Part:
 
 def mug(p: Proportions) -> Figure:
     """A mug with a dipped foot. Proportions: low-tall, bellied-tapered, size of the handle, height of the dip."""
-    height, width = lerp(70, 88, p[0]), lerp(64, 50, p[0])
+    height, width = lerp(73, 89, p[0]), lerp(64, 50, p[0])
     foot = width * lerp(1.08, 0.72, p[1])
-    reach = lerp(13, 27, p[2])
-    cx, ry = 50 - reach / 2 + 1, 6.5
+    reach = lerp(13, 26, p[2])
+    cx, ry = 50 - reach / 2 + 0.5, 6.5
     rim, base = 95 - height + ry, 90.0
     left, right = cx - width / 2, cx + width / 2
 
@@ -69,7 +69,7 @@ def mug(p: Proportions) -> Figure:
         f"H{cx - foot / 2 + 10:.2f}Q{cx - foot / 2 + 1:.2f} 95 {cx - foot / 2:.2f} {base:.2f}"
     )
     body = f"M{left:.2f} {rim:.2f}A{width / 2:.2f} {ry} 0 0 1 {right:.2f} {rim:.2f}{bottom}z"
-    dip = 95 - lerp(6.5, 23, p[3])
+    dip = 95 - lerp(6.5, 26, p[3])
     half = wall(dip)
     wave = half / 2
     glaze = f"M{cx - half:.2f} {dip:.2f}q{wave / 2:.2f} 6 {wave:.2f} 0t{wave:.2f} 0t{wave:.2f} 0t{wave:.2f} 0{bottom}z"
@@ -152,11 +152,11 @@ def teapot(p: Proportions) -> Figure:
 
 def bowl(p: Proportions) -> Figure:
     """A wide bowl on a foot. Proportions: shallow-deep, height of the foot, width of the opening, steepness."""
-    depth, stem, ry = lerp(44, 58, p[0]), lerp(7, 16, p[1]), lerp(6.5, 13, p[2])
+    depth, stem, ry = lerp(45, 59, p[0]), lerp(7, 16, p[1]), lerp(6.5, 13, p[2])
     foot = lerp(17, 21, p[1])
     wide, base = 45.0, 95 - stem
     rim = base - depth
-    pull = lerp(0.08, 0.72, p[3])
+    pull = lerp(0.04, 0.76, p[3])
     low = lerp(18, 23, p[3])
     x1, y1 = wide - (wide - low) * (0.34 - pull * 0.3), rim + depth * lerp(0.36, 0.62, p[3])
     x2 = low + (wide - low) * lerp(0.22, 0.62, p[3])
@@ -190,10 +190,10 @@ def bowl(p: Proportions) -> Figure:
 
 def vase(p: Proportions) -> Figure:
     """A vase. Proportions: slim-bellied, length of the neck, width of the mouth, low or high belly."""
-    belly, neck = lerp(22, 35, p[0]), lerp(12, 27, p[1])
-    throat = lerp(7.5, 15.5, p[2])
-    lip, ry, base = throat + lerp(5, 10, p[2]), 4.5, 88.0
-    rim, foot = 9.0, lerp(17, 11, p[3])
+    belly, neck = lerp(22, 35, p[0]), lerp(17, 30, p[1])
+    throat = lerp(8, 16.5, p[2])
+    lip, ry, base = throat + lerp(5.5, 12, p[2]), 5.2, 88.0
+    rim, foot = 10.0, lerp(17, 11, p[3])
     collar = rim + neck
     middle = lerp(base - (base - collar) * 0.26, collar + (base - collar) * 0.3, p[3])
     up, down = (middle - collar) * 0.56, (base - middle) * 0.56
@@ -201,8 +201,8 @@ def vase(p: Proportions) -> Figure:
         f"M{50 - throat:.2f} {collar:.2f}C{50 - belly * 0.8:.2f} {collar + 2:.2f} {50 - belly:.2f} {middle - up:.2f}"
         f" {50 - belly:.2f} {middle:.2f}C{50 - belly:.2f} {middle + down:.2f} {50 - foot - 3:.2f} {base - 5:.2f}"
         f" {50 - foot:.2f} {base:.2f}H{50 + foot:.2f}C{50 + foot + 3:.2f} {base - 5:.2f} {50 + belly:.2f}"
-        f" {middle + down:.2f} {50 + belly:.2f} {middle:.2f}C{50 + belly:.2f} {middle - up:.2f} {50 + belly * 0.8:.2f} {collar + 2:.2f}"
-        f" {50 + throat:.2f} {collar:.2f}z"
+        f" {middle + down:.2f} {50 + belly:.2f} {middle:.2f}C{50 + belly:.2f} {middle - up:.2f} {50 + belly * 0.8:.2f}"
+        f" {collar + 2:.2f} {50 + throat:.2f} {collar:.2f}z"
     )
     chimney = (
         f"M{50 - lip:.2f} {rim:.2f}Q{50 - throat + 1:.2f} {rim + neck * 0.4:.2f} {50 - throat:.2f} {collar + 1:.2f}"
@@ -213,7 +213,7 @@ def vase(p: Proportions) -> Figure:
         Part(rounded(50 - foot - 5, 86.5, 2 * foot + 10, 8.5, 4), THIRD),
         Part(body),
         Part(chimney, SECOND),
-        Part(rounded(50 - throat - 3.5, collar - 3, 2 * throat + 7, 7, 3.5), THIRD),
+        Part(rounded(50 - throat - 3.5, collar - 2.5, 2 * throat + 7, 6, 3), THIRD),
         Part(ellipse(50, rim, lip, ry), SECOND),
         Part(ellipse(50, rim + 0.4, lip - 3.6, ry - 2), _HOLLOW, 1.2),
         _glint(50 - belly + 7, middle - up * 0.5, 15),
@@ -232,7 +232,7 @@ def vase(p: Proportions) -> Figure:
 def bottle(p: Proportions) -> Figure:
     """A stoppered bottle. Proportions: slim-fat, length of the neck, width of the neck, square-sloping shoulders."""
     half, neck, slope = lerp(19, 29, p[0]), lerp(7, 20, p[1]), lerp(3, 20, p[3])
-    throat, cap = half * lerp(0.28, 0.58, p[2]), lerp(3, 4.5, p[2])
+    throat, cap = half * lerp(0.25, 0.64, p[2]), lerp(3, 5.5, p[2])
     breast, hem = half * lerp(1.02, 0.84, p[3]), half * lerp(0.94, 1.06, p[3])
     crown = 17.0
     collar = crown + neck
@@ -275,17 +275,17 @@ def robot(p: Proportions) -> Figure:
     """A friendly robot. Proportions: width of the body, size of the head, length of the legs, size of the arms."""
     half, brow, leg = lerp(21, 29, p[0]), lerp(18, 26, p[1]), lerp(4, 15, p[2])
     skull = lerp(18, 25, p[1])
-    arm, reach = lerp(7, 12.5, p[3]), lerp(14, 31, p[3])
+    arm, reach = lerp(6.5, 13, p[3]), lerp(13, 32, p[3])
     crown = lerp(16, 11, p[2])
     chin = crown + skull
     chest, waist = chin + 2, 95 - leg - 6
-    eye, gaze = lerp(5.4, 7.2, p[1]), crown + skull * 0.42
+    eye, gaze = lerp(5.0, 6.6, p[1]), crown + skull * 0.39
     shin = 9.0
     hip = half * 0.52
     grin = brow * 0.5
     parts: list[Part] = [
         Part(f"M50 {crown:.2f}v-6", "none", 3.2),
-        Part(ellipse(50, crown - 5, 4.8), THIRD),
+        Part(ellipse(50, crown - 4.6, 4.8), THIRD),
         Part(rounded(50 - brow - 4.5, gaze - 5, 2 * brow + 9, 10, 3), THIRD),
         Part(rounded(43, chin - 3, 14, 8), SECOND),
     ]
@@ -302,7 +302,7 @@ def robot(p: Proportions) -> Figure:
         Part(rounded(50 - half, chest, 2 * half, waist - chest, 6)),
         Part(rounded(50 - brow, crown, 2 * brow, skull, 6), SECOND),
         Part(
-            f"M{50 - grin:.2f} {crown + skull * 0.76:.2f}q{grin:.2f} {skull * 0.22:.2f} {2 * grin:.2f} 0",
+            f"M{50 - grin:.2f} {crown + skull * 0.77:.2f}q{grin:.2f} {skull * 0.22:.2f} {2 * grin:.2f} 0",
             "none",
             2.4,
         ),
@@ -387,22 +387,22 @@ def ball(p: Proportions) -> Figure:
         face=Spot(50, cy - ry * 0.1, 54),
         neck=Spot(50, cy + ry * 0.55, 76),
         hand=Spot(50 + rx - 3, cy + 4, 36),
-        emblem=Spot(50 + rx * x, cy + ry * y, 2 * ry * sin(radians(wide / 2)) * 0.64),
+        emblem=Spot(50 + rx * x, cy + ry * y, 2 * ry * sin(radians(wide / 2)) * 0.72),
     )
 
 
 def bear(p: Proportions) -> Figure:
     """A sitting teddy bear. Proportions: slim-round body, size of the head, size of the ears, size of the limbs."""
-    belly, cheek, ear = lerp(20, 29, p[0]), lerp(22, 30, p[1]), lerp(7.5, 15, p[2])
+    belly, cheek, ear = lerp(20, 29, p[0]), lerp(22, 30, p[1]), lerp(7, 15.5, p[2])
     paw, arm = lerp(8, 12.5, p[3]), lerp(5.5, 8.5, p[3])
-    jaw = cheek * 0.82
-    chin = 57.0
+    jaw = cheek * 0.8
+    chin = 58.0
     nose = chin - jaw
     parts: list[Part] = []
     foot = belly * 0.3 + 21
     for s in (-1, 1):
         palm_x, palm_y = 50 + s * (belly * 0.5 + 24), lerp(74, 64, p[3])
-        x, y = 50 + s * cheek * 0.78, nose - jaw * 0.66
+        x, y = 50 + s * cheek * lerp(0.68, 0.86, p[2]), nose - jaw * 0.68
         parts += [
             Part(ellipse(x, y, ear)),
             Part(ellipse(x, y, ear * 0.58), THIRD, 1.4),
@@ -422,13 +422,14 @@ def bear(p: Proportions) -> Figure:
             Part(ellipse(50 + s * (foot + 0.6), 95.4 - paw * 1.08, paw * 0.68, paw * 0.74), THIRD, 1.4),
         ]
     muzzle = cheek * 0.52
+    lip = muzzle * 0.42
     parts += [
         Part(ellipse(50, nose, cheek, jaw)),
         Part(ellipse(50, nose + jaw * 0.38, muzzle, jaw * 0.46), SECOND, 1.6),
         Part(ellipse(50, nose + jaw * 0.17, muzzle * 0.36, jaw * 0.14), DARK, 0),
-        Part(
-            f"M{50 - muzzle * 0.42:.2f} {nose + jaw * 0.48:.2f}q{muzzle * 0.21:.2f} {jaw * 0.16:.2f} {muzzle * 0.42:.2f}"
-            f" 0t{muzzle * 0.42:.2f} 0M50 {nose + jaw * 0.2:.2f}v{jaw * 0.28:.2f}",
+        Part(  # two bows under the nose
+            f"M{50 - lip:.2f} {nose + jaw * 0.48:.2f}q{lip / 2:.2f} {jaw * 0.18:.2f} {lip:.2f} 0"
+            f"q{lip / 2:.2f} {jaw * 0.18:.2f} {lip:.2f} 0M50 {nose + jaw * 0.2:.2f}v{jaw * 0.28:.2f}",
             "none",
             1.8,
         ),
@@ -436,8 +437,8 @@ def bear(p: Proportions) -> Figure:
     for s in (-1, 1):
         x, y = 50 + s * cheek * 0.44, nose - jaw * 0.2
         parts += [
-            Part(ellipse(x, y, 4.2, 4.6), LIGHT, 1.2),
-            Part(ellipse(x - s * 0.5, y + 0.4, 2.9, 3.2), DARK, 0),
+            Part(ellipse(x, y, 4.8, 5.2), LIGHT, 1.2),
+            Part(ellipse(x - s * 0.5, y + 0.4, 3.3, 3.7), DARK, 0),
         ]
     return Figure(
         tuple(parts),
@@ -450,7 +451,7 @@ def bear(p: Proportions) -> Figure:
 
 
 def drum(p: Proportions) -> Figure:
-    """A toy drum with its sticks. Proportions: low-tall, straight-tapered, height of the hoops, spread of the sticks."""
+    """A toy drum with its sticks. Proportions: low-tall, straight-tapered, height of the hoops, reach of the sticks."""
     height, waist, hoop = lerp(53, 66, p[0]), lerp(1.0, 0.7, p[1]), lerp(4.5, 9.5, p[2])
     wide, ry = lerp(42, 39, p[0]), 8.0
     low = wide * waist
@@ -496,13 +497,18 @@ def drum(p: Proportions) -> Figure:
         face=Spot(50, ceiling + 8, 50),
         neck=Spot(50, head + hoop + 4, 88),
         hand=Spot(50 + wide - 2, head + height * 0.4, 36),
-        emblem=Spot(50, (ceiling + floor) / 2, min(floor - ceiling, 0.92 * low)),
+        emblem=Spot(50, (ceiling + floor) / 2, min(floor - ceiling, 1.08 * low)),
     )
 
 
 def kite(p: Proportions) -> Figure:
-    """A diamond kite with a tail of bows. Proportions: slim-wide, height of the cross, size of the bows, lean."""
-    half, cross, bow, lean = lerp(30, 42, p[0]), lerp(0.32, 0.52, p[1]), lerp(6, 11, p[2]), radians(lerp(-16, 16, p[3]))
+    """A diamond kite. Proportions: slim-wide, height of the cross, length of the tail with its bows, lean."""
+    half, cross, bow, lean = (
+        lerp(30, 42, p[0]),
+        lerp(0.32, 0.52, p[1]),
+        lerp(5.5, 11, p[2]),
+        radians(lerp(-16, 16, p[3])),
+    )
     tall = 62.0
     px, py = 50.0, 34.5
 
@@ -525,8 +531,9 @@ def kite(p: Proportions) -> Figure:
         parts.append(Part(polygon(corner, at(x, y), at(-x, y)), THIRD))
     parts.append(Part(sheet, "none"))
     # The tail: one cubic from the lower tip; the bows sit on it and turn with it.
-    swing = lerp(-1, 1, p[3])
-    knots = (end, (end[0] - 18 + swing * 4, 82.0), (52 + swing * 6, 98.0), (82 + swing * 8, 76.0))
+    swing = lerp(-1, 1, p[3]) * 6
+    reach = lerp(68, 88, p[2])
+    knots = (end, (end[0] - 22 + swing, 78.0), (46 + swing, 103.0 - bow), (reach + swing * 0.6, 79.0))
 
     def tail(t: float) -> tuple[float, float, float]:
         weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3)
@@ -537,7 +544,7 @@ def kite(p: Proportions) -> Figure:
 
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = knots
     parts.append(Part(f"M{x0:.2f} {y0:.2f}C{x1:.2f} {y1:.2f} {x2:.2f} {y2:.2f} {x3:.2f} {y3:.2f}", "none", 2.4))
-    for t, fill in ((0.3, SECOND), (0.64, THIRD), (0.97, SECOND)):
+    for t, fill in ((0.32, SECOND), (0.66, THIRD), (0.96, SECOND)):
         x, y, a = tail(t)
         for s in (-1, 1):
             nx, ny = -sin(a) * s * bow, cos(a) * s * bow
@@ -562,7 +569,7 @@ def kite(p: Proportions) -> Figure:
     )
 
 
-_DISHES = ("dish", "vessel", "thing")
+_DISHES = ("crockery", "vessel", "thing")
 _TOYS = ("toy", "plaything", "thing")
 
 CATEGORIES: tuple[Category, ...] = (
@@ -575,5 +582,5 @@ CATEGORIES: tuple[Category, ...] = (
     Category("ball", "toys", ("beachball", "sphere", "orb"), ball, True, _TOYS),
     Category("bear", "toys", ("teddy", "teddybear", "grizzly"), bear, True, _TOYS),
     Category("drum", "toys", ("snare", "tambour", "bongo"), drum, False, _TOYS),
-    Category("kite", "toys", ("flier", "windkite"), kite, False, _TOYS),
+    Category("kite", "toys", ("glider", "flier"), kite, False, _TOYS),
 )
