@@ -88,7 +88,7 @@ def split(curve: tuple[Point, Point, Point, Point], t: float) -> tuple[list[Poin
 def backpack(p: Proportions) -> Figure:
     """p: width of the bag, front pocket, depth of the lid, side pockets."""
     w = lerp(22, 33, p[0])
-    pocket_w, pocket_h = lerp(11, w * 0.88, p[1]), lerp(12, 22, p[1])
+    pocket_w, pocket_h = lerp(10, w * 0.9, p[1]), lerp(12, 22, p[1])
     lid, lid_w = lerp(18, 31, p[2]), lerp(w * 0.9, w + 1.2, p[2])
     side_w, side_h = lerp(2, 11.5, p[3]), lerp(13, 46, p[3])
     pocket_top = 90 - pocket_h
@@ -186,7 +186,7 @@ def boot(p: Proportions) -> Figure:
 
 def shirt(p: Proportions) -> Figure:
     """p: width of the body, length of the sleeves, length of the body, flare of sleeves and hem."""
-    w, top, flare = lerp(19, 28, p[0]), lerp(36, 20, p[2]), lerp(-2.5, 6.5, p[3])
+    w, top, flare = lerp(19, 28, p[0]), lerp(36, 20, p[2]), lerp(-2.5, 8, p[3])
     angle, length, cuff = radians(lerp(16, 57, p[1])), lerp(17, 37, p[1]), lerp(11, 27, p[3])
     along, across = (cos(angle), sin(angle)), (-sin(angle), cos(angle))
     neck = 12.0
@@ -243,8 +243,8 @@ def handbag(p: Proportions) -> Figure:
     """p: width of the bottom, height of the handle, width of the opening, height of the bag."""
     low_w, top_w = lerp(31, 45, p[0]), lerp(22, 40, p[2])
     top = FLOOR - lerp(53, 64, p[3])
-    rise = lerp(9, 26, p[1])
-    arm = top_w * lerp(0.5, 0.8, p[1])
+    rise = lerp(9.5, 26, p[1])
+    arm = top_w * lerp(0.44, 0.84, p[1])
 
     def width(y: float) -> float:
         return lerp(top_w, low_w, (y - top) / (FLOOR - top))
@@ -392,7 +392,7 @@ def apple(p: Proportions) -> Figure:
     hx, hy = min(ax + lerp(1, 8, p[3]), 86.5), my - size * 0.16
     worm = f"M{mx - 1:.2f} {my + 3:.2f}Q{mx + deep * 0.7:.2f} {my + size * 0.35:.2f} {hx:.2f} {hy:.2f}"
     thick = lerp(9, 13, p[3])
-    head = lerp(9.2, 11, p[3])
+    head = lerp(9.8, 11, p[3])
     leaf = lerp(25, 46, p[2])
     twin = lerp(9, 34, p[2])
     return Figure(
@@ -418,8 +418,8 @@ def apple(p: Proportions) -> Figure:
 
 def icecream(p: Proportions) -> Figure:
     """p: size of the big scoop, length of the cone, size of the upper scoop, from a pointed cone to a wide cup."""
-    cone, rim, tip = lerp(25, 34.5, p[1]), lerp(12, 25, p[3]), lerp(2, 14, p[3])
-    w, ball, half = max(lerp(23, 32, p[0]), rim + 2), lerp(7.5, 22.5, p[2]), lerp(12, 26.5, p[2])
+    cone, rim, tip = lerp(25, 34, p[1]), lerp(12, 26, p[3]), lerp(2, 15.5, p[3])
+    w, ball, half = max(lerp(23, 32, p[0]), rim + 2), lerp(7.5, 23, p[2]), lerp(14, 27, p[2])
     half = min(half, w - 0.5)
     edge = FLOOR - cone
     foot = edge - 2
