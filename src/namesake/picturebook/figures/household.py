@@ -427,7 +427,7 @@ def bear(p: Proportions) -> Figure:
         Part(ellipse(50, nose, cheek, jaw)),
         Part(ellipse(50, nose + jaw * 0.38, muzzle, jaw * 0.46), SECOND, 1.6),
         Part(ellipse(50, nose + jaw * 0.17, muzzle * 0.36, jaw * 0.14), DARK, 0),
-        Part(  # two bows under the nose
+        Part(
             f"M{50 - lip:.2f} {nose + jaw * 0.48:.2f}q{lip / 2:.2f} {jaw * 0.18:.2f} {lip:.2f} 0"
             f"q{lip / 2:.2f} {jaw * 0.18:.2f} {lip:.2f} 0M50 {nose + jaw * 0.2:.2f}v{jaw * 0.28:.2f}",
             "none",
