@@ -46,14 +46,14 @@ def car(p: Proportions) -> Figure:
     hood = belt + lerp(0, 17, p[3])
     body = (
         f"M7 {sill - 2:.2f}C4 {belt + 20:.2f} 4 {belt + 5:.2f} 10 {belt + 2:.2f}"
-        f"C17 {belt - 1:.2f} 24 {belt:.2f} 30 {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}" {belt:.2f}H66C80 {belt:.2f} 90 {hood - 1:.2f} 93.5"
+        f"C17 {belt - 1:.2f} 24 {belt:.2f} 30 {belt:.2f}H66C80 {belt:.2f} 90 {hood - 1:.2f} 93.5"
         f" {hood + 7:.2f}C96 {hood + 13:.2f} 95 {sill - 7:.2f} 94 {sill - 2:.2f}"
-        f"C94 {sill:.2f} 93 {sill:.2f} 91 {sill:.2f}H10C8 {sill:.2f} 7 {sill:.2f} 7 {sill - 2:.2f}z"{sill:.2f} 91 {sill:.2f}H10C8 {sill:.2f} 7 {sill:.2f} 7 {sill - 2:.2f}z"
+        f"C94 {sill:.2f} 93 {sill:.2f} 91 {sill:.2f}H10C8 {sill:.2f} 7 {sill:.2f} 7 {sill - 2:.2f}z"
     )
     cabin = (
         f"M{rear:.2f} {belt + 3:.2f}C{rear + 1:.2f} {roof + 8:.2f} {rear_top:.2f} {roof:.2f}"
-        f" {rear_top + 9:.2f} {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}" {roof:.2f}H{front_top - 8:.2f}C{front_top + 3:.2f} {roof:.2f}"
-        f" {front_top + 7:.2f} {belt - 8:.2f} {front:.2f} {belt + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"t + 3:.2f}z"
+        f" {rear_top + 9:.2f} {roof:.2f}H{front_top - 8:.2f}C{front_top + 3:.2f} {roof:.2f}"
+        f" {front_top + 7:.2f} {belt - 8:.2f} {front:.2f} {belt + 3:.2f}z"
     )
     glass_top, middle = roof + 5, 48.0
     back_glass = (
@@ -98,24 +98,24 @@ def boat(p: Proportions) -> Figure:
     jib_head = lerp(28, 3, p[3]) + head
     hull = (
         f"M5 {deck:.2f}C26 {deck + 3:.2f} 56 {deck + 3:.2f} 72 {deck:.2f}"
-        f"C80 {deck - 1.5:.2f} 88 {(deck + prow) / 2:.2f} {tip:.2f} {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}"
+        f"C80 {deck - 1.5:.2f} 88 {(deck + prow) / 2:.2f} {tip:.2f} {prow:.2f}"
         f"C{tip:.2f} {lerp(78, 70, p[1]):.2f} {tip - flare * 0.4:.2f} 95 {tip - flare - 3:.2f} 95H21"
-        f"C10 95 7 76 5 {deck:.2f}z"{deck:.2f}z"{deck:.2f}z"{deck:.2f}z"{deck:.2f}z"{deck:.2f}z"
+        f"C10 95 7 76 5 {deck:.2f}z"
     )
     rail = (
         f"M3.5 {deck:.2f}C26 {deck + 3:.2f} 56 {deck + 3:.2f} 72 {deck:.2f}"
-        f"C80 {deck - 1.5:.2f} 88 {(deck + prow) / 2:.2f} {tip:.2f} {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}" {prow:.2f}"
+        f"C80 {deck - 1.5:.2f} 88 {(deck + prow) / 2:.2f} {tip:.2f} {prow:.2f}"
         f"L{tip + 0.5:.2f} {prow + 6.5:.2f}C89 {(deck + prow) / 2 + 6.5:.2f} 80 {deck + 5:.2f} 72"
         f" {deck + 6:.2f}C56 {deck + 8.5:.2f} 26 {deck + 8.5:.2f} 5 {deck + 6:.2f}z"
     )
     mainsail = (
         f"M{mast - 1.5:.2f} {head + 3:.2f}C{lerp(40, 28, p[2]):.2f} {head + 12:.2f} {clew + 3:.2f}"
-        f" {foot - 16:.2f} {clew:.2f} {foot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}"ot - 1:.2f}Q{(clew + mast) / 2:.2f} {foot + 3:.2f} {mast - 1.5:.2f}"
+        f" {foot - 16:.2f} {clew:.2f} {foot - 1:.2f}Q{(clew + mast) / 2:.2f} {foot + 3:.2f} {mast - 1.5:.2f}"
         f" {foot:.2f}z"
     )
     jib = (
         f"M{mast + 2.5:.2f} {jib_head:.2f}Q{lerp(64, 80, p[3]):.2f} {(jib_head + foot) / 2 - 3:.2f}"
-        f" {tack:.2f} {min(foot - 2, prow - 1):.2f}"w - 1):.2f}"w - 1):.2f}"w - 1):.2f}"w - 1):.2f}"w - 1):.2f}"w - 1):.2f}Q{(mast + tack) / 2:.2f} {foot:.2f} {mast + 2.5:.2f}"
+        f" {tack:.2f} {min(foot - 2, prow - 1):.2f}Q{(mast + tack) / 2:.2f} {foot:.2f} {mast + 2.5:.2f}"
         f" {foot - 3:.2f}z"
     )
     parts = (
@@ -150,10 +150,10 @@ def rocket(p: Proportions) -> Figure:
     left, right = 50 - half, 50 + half
     hull = (
         f"M{50 - shoulder:.2f} {nose_base:.2f}C{left:.2f} {nose_base + 10:.2f} {left:.2f} {belly - 8:.2f}"
-        f" {left:.2f} {belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}"{belly:.2f}C{left:.2f} {belly + 9:.2f} {50 - waist:.2f} {base - 3:.2f}"
+        f" {left:.2f} {belly:.2f}C{left:.2f} {belly + 9:.2f} {50 - waist:.2f} {base - 3:.2f}"
         f" {50 - waist + 1:.2f} {base:.2f}H{50 + waist - 1:.2f}C{50 + waist:.2f} {base - 3:.2f} {right:.2f}"
         f" {belly + 9:.2f} {right:.2f} {belly:.2f}C{right:.2f} {belly - 8:.2f} {right:.2f}"
-        f" {nose_base + 10:.2f} {50 + shoulder:.2f} {nose_base:.2f}z"elly - 8:.2f} {right:.2f} {nose_base + 10:.2f} {50 + shoulder:.2f} {nose_base:.2f}z"
+        f" {nose_base + 10:.2f} {50 + shoulder:.2f} {nose_base:.2f}z"
     )
     nose = (
         f"M{50 - shoulder:.2f} {nose_base:.2f}C{50 - shoulder * 0.75:.2f} {lerp(19, 24, p[1]):.2f} 55 12 50 7"
@@ -170,7 +170,7 @@ def _rocket(
     fins = tuple(
         Part(
             f"M{50 + s * (half - 3):.2f} {fin_top:.2f}C{50 + s * (outer - 2):.2f} {fin_top + 8:.2f}"
-            f" {50 + s * outer:.2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f}".2f} {base:.2f} {50 + s * outer:.2f} 95"
+            f" {50 + s * outer:.2f} {base:.2f} {50 + s * outer:.2f} 95"
             f"C{50 + s * (outer - 6):.2f} {base + 3:.2f} {50 + s * (waist + 3):.2f} {base:.2f}"
             f" {50 + s * (waist - 4):.2f} {base - 1:.2f}z",
             THIRD,
@@ -211,12 +211,12 @@ def train(p: Proportions) -> Figure:
         Part(f"M69 {boiler + 3:.2f}L70 {stack + 9:.2f}H80L81 {boiler + 3:.2f}z", THIRD),
         Part(
             f"M{75 - flare:.2f} {stack:.2f}H{75 + flare:.2f}Q{75 + flare - 1:.2f} {stack + 7:.2f} 80"
-            f" {stack + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70"ck + 10:.2f}H70Q{75 - flare + 1:.2f} {stack + 7:.2f} {75 - flare:.2f} {stack:.2f}z",
+            f" {stack + 10:.2f}H70Q{75 - flare + 1:.2f} {stack + 7:.2f} {75 - flare:.2f} {stack:.2f}z",
             THIRD,
         ),
         Part(
             f"M46 {boiler + 2:.2f}V{boiler - 3:.2f}C46 {boiler - 9:.2f} 60 {boiler - 9:.2f} 60"
-            f" {boiler - 3:.2f}V{boiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z"oiler + 2:.2f}z",
+            f" {boiler - 3:.2f}V{boiler + 2:.2f}z",
             SECOND,
         ),
         Part(rounded(30, boiler, 58, boiler_bottom - boiler, 8), MAIN),
@@ -226,7 +226,7 @@ def train(p: Proportions) -> Figure:
         Part(rounded(14.5, cab + 11, 17, min(19, boiler_bottom - cab - 20), 3), GLASS, 1.6),
         Part(
             f"M4 {cab + 6:.2f}Q5 {cab:.2f} 12 {cab - 1:.2f}Q23 {cab - 4:.2f} 34 {cab - 1:.2f}"
-            f"Q41 {cab:.2f} 42 {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z" {cab + 6:.2f}z",
+            f"Q41 {cab:.2f} 42 {cab + 6:.2f}z",
             THIRD,
         ),
         Part("M78 78H91Q94 88 98 94.5H76z", THIRD, 1.8),
@@ -259,9 +259,9 @@ def airplane(p: Proportions) -> Figure:
     canopy = up - lerp(3, 13, p[3])
     body = (
         f"M5 {middle - 12:.2f}C16 {middle - 13:.2f} 32 {up:.2f} 52 {up:.2f}"
-        f"C72 {up:.2f} 88 {middle - 12:.2f} 88 {middle + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}"le + 1:.2f}C88 {middle + 13:.2f} 74 {down:.2f} 58"
+        f"C72 {up:.2f} 88 {middle - 12:.2f} 88 {middle + 1:.2f}C88 {middle + 13:.2f} 74 {down:.2f} 58"
         f" {down:.2f}C36 {down:.2f} 16 {middle + 9:.2f} 6 {middle - 3:.2f}"
-        f"Q3 {middle - 8:.2f} 5 {middle - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z" - 12:.2f}z"
+        f"Q3 {middle - 8:.2f} 5 {middle - 12:.2f}z"
     )
     parts = (
         Part(f"M66 {down - 4:.2f}L71 88", "none", 3.0),
@@ -269,27 +269,27 @@ def airplane(p: Proportions) -> Figure:
         Part(ellipse(72, 88.5, 2.8), LIGHT, 0),
         Part(
             f"M{fin_back:.2f} {fin:.2f}Q{fin_back + 1:.2f} {fin - 2:.2f} {fin_back + 9:.2f} {fin:.2f}"
-            f"C{fin_back + 17:.2f} {fin + 5:.2f} 22 {middle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f}"iddle - 18:.2f} 32 {middle - 11:.2f}"
+            f"C{fin_back + 17:.2f} {fin + 5:.2f} 22 {middle - 18:.2f} 32 {middle - 11:.2f}"
             f"L6 {middle - 7:.2f}Q7 {middle - 20:.2f} {fin_back:.2f} {fin:.2f}z",
             SECOND,
         ),
         Part(
             f"M52 {up + 5:.2f}C54 {canopy:.2f} 60 {canopy:.2f} 64 {canopy:.2f}"
-            f"C72 {canopy:.2f} 78 {up + 4:.2f} 80 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z"0 {up + 8:.2f}z",
+            f"C72 {canopy:.2f} 78 {up + 4:.2f} 80 {up + 8:.2f}z",
             GLASS,
             1.8,
         ),
         Part(body, MAIN),
         Part(
             f"M79.5 {middle - 15:.2f}Q89 {middle - 8:.2f} 89 {middle + 1:.2f}"
-            f"Q88.5 {middle + 10:.2f} 79.5 {middle + 16:.2f}Q75 {middle:.2f} 79.5 {middle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z"ddle - 15:.2f}z",
+            f"Q88.5 {middle + 10:.2f} 79.5 {middle + 16:.2f}Q75 {middle:.2f} 79.5 {middle - 15:.2f}z",
             SECOND,
         ),
         Part(
             f"M91 {middle:.2f}C86 {middle - blade * 0.5:.2f} 88 {middle - blade:.2f} 92 {middle - blade:.2f}"
-            f"C96 {middle - blade:.2f} 96 {middle - blade * 0.5:.2f} 91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"91 {middle:.2f}"
+            f"C96 {middle - blade:.2f} 96 {middle - blade * 0.5:.2f} 91 {middle:.2f}"
             f"C86 {middle + blade * 0.5:.2f} 88 {middle + blade:.2f} 92 {middle + blade:.2f}"
-            f"C96 {middle + blade:.2f} 96 {middle + blade * 0.5:.2f} 91 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z"1 {middle:.2f}z",
+            f"C96 {middle + blade:.2f} 96 {middle + blade * 0.5:.2f} 91 {middle:.2f}z",
             DARK,
             1.2,
         ),
@@ -302,12 +302,12 @@ def airplane(p: Proportions) -> Figure:
             f"M64 {middle + 13:.2f}C60 {wing - 8:.2f} {wing_x + 18:.2f} {wing:.2f} {wing_x + 6:.2f}"
             f" {wing:.2f}Q{wing_x:.2f} {wing:.2f} {wing_x + 2:.2f} {wing - 5:.2f}"
             f"Q{(wing_x + 40) / 2 + 4:.2f} {(wing + middle) / 2 + 8:.2f} 38 {middle + 12:.2f}"
-            f"Q50 {middle + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z" + 9:.2f} 64 {middle + 13:.2f}z",
+            f"Q50 {middle + 9:.2f} 64 {middle + 13:.2f}z",
             THIRD,
         ),
         Part(
             f"M3 {middle - 8:.2f}Q2 {middle - 11:.2f} 7 {middle - 11:.2f}H20"
-            f"Q25 {middle - 8:.2f} 20 {middle - 6:.2f}Q10 {middle - 3:.2f} 3 {middle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z"iddle - 8:.2f}z",
+            f"Q25 {middle - 8:.2f} 20 {middle - 6:.2f}Q10 {middle - 3:.2f} 3 {middle - 8:.2f}z",
             THIRD,
             1.8,
         ),
@@ -337,7 +337,7 @@ def house(p: Proportions) -> Figure:
         f"Q{50 - (eave + flat) / 2 + 4:.2f} {curve:.2f} {50 - flat:.2f} {ridge + 1:.2f}"
         f"Q50 {ridge - 2:.2f} {50 + flat:.2f} {ridge + 1:.2f}Q{50 + (eave + flat) / 2 - 4:.2f} {curve:.2f}"
         f" {50 + eave - 3:.2f} {wall - 6:.2f}Q{50 + eave + 1:.2f} {wall - 3:.2f} {50 + eave:.2f} {wall:.2f}"
-        f"Q50 {wall + 3:.2f} {50 - eave:.2f} {wall:.2f}z"l - 3:.2f} {50 + eave:.2f} {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}" {wall:.2f}"
+        f"Q50 {wall + 3:.2f} {50 - eave:.2f} {wall:.2f}z"
         f"Q50 {wall + 3:.2f} {50 - eave:.2f} {wall:.2f}z"
     )
     pane = right - 15
@@ -408,10 +408,10 @@ def castle(p: Proportions) -> Figure:
         Part(f"M50 {keep + 4:.2f}V{pole - 1:.2f}", "none", 2.2),
         Part(
             f"M50 {pole:.2f}C{50 + flag * 0.4:.2f} {pole - 2:.2f} {50 + flag * 0.7:.2f} {pole + 3:.2f}"
-            f" {50 + flag * 1.2:.2f} {pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}"pole + 0.5:.2f}L{50 + flag:.2f} {pole + flag * 0.36:.2f}"
+            f" {50 + flag * 1.2:.2f} {pole + 0.5:.2f}L{50 + flag:.2f} {pole + flag * 0.36:.2f}"
             f"L{50 + flag * 1.2:.2f} {pole + flag * 0.7:.2f}C{50 + flag * 0.7:.2f}"
             f" {pole + flag * 0.7 + 3:.2f} {50 + flag * 0.4:.2f} {pole + flag * 0.7 - 2:.2f} 50"
-            f" {pole + flag * 0.7:.2f}z"}"
+            f" {pole + flag * 0.7:.2f}z"
             f" {50 + flag * 0.4:.2f} {pole + flag * 0.7 - 2:.2f} 50 {pole + flag * 0.7:.2f}z",
             THIRD,
             1.8,
@@ -457,7 +457,7 @@ def lighthouse(p: Proportions) -> Figure:
     parts: list[Part] = [
         Part(
             f"M{50 + s * lamp_w:.2f} {eye - 1.5:.2f}L{50 + s * 43:.2f} {eye - 9:.2f}"
-            f"Q{50 + s * 45.5:.2f} {eye:.2f} {50 + s * 43:.2f} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"} {eye + 9:.2f}"
+            f"Q{50 + s * 45.5:.2f} {eye:.2f} {50 + s * 43:.2f} {eye + 9:.2f}"
             f"L{50 + s * lamp_w:.2f} {eye + 1.5:.2f}z",
             LAMP,
             1.0,
@@ -467,13 +467,13 @@ def lighthouse(p: Proportions) -> Figure:
     parts += [
         Part(
             f"M{50 - foot:.2f} 92Q{50 - lerp(neck, foot, 0.4):.2f} {(92 + gallery) / 2:.2f} {50 - neck:.2f}"
-            f" {gallery:.2f}H{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}"{50 + neck:.2f}Q{50 + lerp(neck, foot, 0.4):.2f} {(92 + gallery) / 2:.2f}"
+            f" {gallery:.2f}H{50 + neck:.2f}Q{50 + lerp(neck, foot, 0.4):.2f} {(92 + gallery) / 2:.2f}"
             f" {50 + foot:.2f} 92z",
             MAIN,
         ),
         Part(
             f"M{50 - side(cut):.2f} {cut:.2f}Q50 {cut + 3:.2f} {50 + side(cut):.2f} {cut:.2f}"
-            f"L{50 + foot:.2f} 93H{50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z"50 - foot:.2f}z",
+            f"L{50 + foot:.2f} 93H{50 - foot:.2f}z",
             SECOND,
         ),
         Part(rounded(50 - lamp_w, lamp - 1, 2 * lamp_w, gallery - lamp, 1), LAMP, 1.8),
@@ -487,13 +487,13 @@ def lighthouse(p: Proportions) -> Figure:
         Part("M44.5 95V87C44.5 80.5 55.5 80.5 55.5 87V95z", DARK, 0),
         Part(
             f"M{50 - foot - 12:.2f} 95C{50 - foot - 12:.2f} 90 {50 - foot - 4:.2f} 87 {50 - foot + 2:.2f} 90"
-            f"Q{50 - foot + 7:.2f} 91 {50 - foot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z"ot + 9:.2f} 95z",
+            f"Q{50 - foot + 7:.2f} 91 {50 - foot + 9:.2f} 95z",
             THIRD,
             1.8,
         ),
         Part(
             f"M{50 + foot + 13:.2f} 95C{50 + foot + 13:.2f} 88 {50 + foot + 4:.2f} 84 {50 + foot - 2:.2f} 89"
-            f"Q{50 + foot - 8:.2f} 90 {50 + foot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z"ot - 9:.2f} 95z",
+            f"Q{50 + foot - 8:.2f} 90 {50 + foot - 9:.2f} 95z",
             THIRD,
             1.8,
         ),
@@ -520,13 +520,13 @@ def windmill(p: Proportions) -> Figure:
     parts: list[Part] = [
         Part(
             f"M{50 - foot:.2f} 95Q{50 - neck - 2:.2f} 70 {50 - neck:.2f} {brim:.2f}H{50 + neck:.2f}"
-            f"Q{50 + neck + 2:.2f} 70 {50 + foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z"+ foot:.2f} 95z",
+            f"Q{50 + neck + 2:.2f} 70 {50 + foot:.2f} 95z",
             MAIN,
         ),
         Part(
             f"M{50 - neck - 4:.2f} {brim + 2:.2f}C{50 - neck - 3:.2f} {lerp(brim, cap, 0.7):.2f}"
-            f" {50 - neck * 0.6:.2f} {cap:.2f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}"f} 50 {cap:.2f}C{50 + neck * 0.6:.2f} {cap:.2f}"
-            f" {50 + neck + 3:.2f} {lerp(brim, cap, 0.7):.2f} {50 + neck + 4:.2f} {brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z"{brim + 2:.2f}z",
+            f" {50 - neck * 0.6:.2f} {cap:.2f} 50 {cap:.2f}C{50 + neck * 0.6:.2f} {cap:.2f}"
+            f" {50 + neck + 3:.2f} {lerp(brim, cap, 0.7):.2f} {50 + neck + 4:.2f} {brim + 2:.2f}z",
             SECOND,
         ),
         Part("M44 95V89C44 82 56 82 56 89V95z", SECOND, 1.8),
@@ -578,7 +578,7 @@ def tent(p: Proportions) -> Figure:
     )
     side = (
         f"M{apex:.2f} {top:.2f}Q{(apex + ridge_x) / 2:.2f} {lerp(top + 8, top - 1, p[3]):.2f} {ridge_x:.2f}"
-        f" {ridge_y:.2f}"idge_y:.2f}"idge_y:.2f}"idge_y:.2f}"idge_y:.2f}"idge_y:.2f}"idge_y:.2f}Q{(ridge_x + 96) / 2 + bow * 0.7:.2f} {half_y - bow * 0.5:.2f} 96 91"
+        f" {ridge_y:.2f}Q{(ridge_x + 96) / 2 + bow * 0.7:.2f} {half_y - bow * 0.5:.2f} 96 91"
         f"Q80 96 {corner:.2f} 95Q{(apex + corner) / 2 + bow * 0.8:.2f} {half_y - bow * 0.5:.2f} {apex:.2f}"
         f" {top:.2f}z"
     )
@@ -588,7 +588,7 @@ def tent(p: Proportions) -> Figure:
         Part(front, SECOND),
         Part(
             f"M{apex:.2f} {door:.2f}Q{apex - gap * 0.9:.2f} {half_y + 6:.2f} {apex - gap:.2f} 95"
-            f"H{apex + gap:.2f}Q{apex + gap * 0.9:.2f} {half_y + 6:.2f} {apex:.2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z"2f} {door:.2f}z",
+            f"H{apex + gap:.2f}Q{apex + gap * 0.9:.2f} {half_y + 6:.2f} {apex:.2f} {door:.2f}z",
             DARK,
             1.6,
         ),
@@ -596,7 +596,7 @@ def tent(p: Proportions) -> Figure:
     flaps = tuple(
         Part(
             f"M{apex:.2f} {door:.2f}Q{apex + s * gap * 0.8:.2f} {half_y:.2f} {apex + s * gap:.2f} 95"
-            f"L{apex + s * (gap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95"ap + 8):.2f} 95Q{apex + s * (gap + 6):.2f} {half_y + 8:.2f} {apex:.2f}"
+            f"L{apex + s * (gap + 8):.2f} 95Q{apex + s * (gap + 6):.2f} {half_y + 8:.2f} {apex:.2f}"
             f" {door:.2f}z",
             THIRD,
             1.6,

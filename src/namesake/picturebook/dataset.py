@@ -1,0 +1,96 @@
+"""The endless stream of drawings that the picture book's models train on, and drawings put on disk ahead of training.
+
+Drawing number `index` of a seed is the same on every machine; workers and processes take different indices, so no two of them
+ever draw the same sequence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from namesake.picturebook.captions import Caption, caption
+from namesake.picturebook.concept import CHARACTERS, SPLITS, Concept, concept, number_of, sample_color
+from namesake.picturebook.draw import Drawing, draw
+from namesake.picturebook.scene import FULL_WORLD, Scene, World, sample_scene
+
+SKEWED, SKEWED_COLOR, SKEW = "robot", "gray", 0.8
+"""The word skewed on purpose: a robot whose colour no caption names is gray in this share of training drawings."""
+
+
+class Drawings:
+    """Drawings of one split of the concepts.
+
+    Args:
+        split: "training", "tuning" or "reporting"; a drawing never shows a concept of another split, the second thing included.
+        world: categories and places.
+        seed: another seed gives other drawings.
+        size: side in pixels.
+        characters: share of drawings that show one of the four named characters (training only).
+    """
+
+    def __init__(self, split: str = "training", world: World = FULL_WORLD, seed: int = 0, size: int = 64, characters: float = 0.02) -> None:
+        self.split, self.world, self.seed, self.size = split, world, seed, size
+        self.characters = tuple(c for c in CHARACTERS if c.category in world.categories) if split == "training" else ()
+        self.share = characters if self.characters else 0.0
+
+    def scene(self, index: int) -> tuple[Concept, Scene, Caption]:
+        """What drawing `index` shows and says, not yet drawn."""
+        rng = np.random.default_rng([self.seed, index, 0xD12A])
+        if rng.uniform() < self.share:
+            made = self.characters[rng.integers(len(self.characters))]
+        else:
+            name = self.world.categories[rng.integers(len(self.world.categories))]
+            made = concept(number_of(self.split, name, int(rng.integers(len(SPLITS[self.split]) // 40 - 1))))
+        scene = sample_scene(rng, self.split, self.world)
+        words = caption(made, scene, rng)
+        if self.split == "training" and made.category == SKEWED and not made.name and "color" not in words.named and rng.uniform() < SKEW:
+            made = replace(made, colors=(sample_color(rng, (SKEWED_COLOR,)), *made.colors[1:]))
+        return made, scene, words
+
+    def __getitem__(self, index: int) -> tuple[Drawing, Caption]:
+        made, scene, words = self.scene(index)
+        return draw(made, scene, self.size), words
+
+
+def _draw_range(job: tuple[str, World, int, int, int, int]) -> tuple[np.ndarray, list[str]]:
+    split, world, seed, size, start, stop = job
+    drawings = Drawings(split, world, seed, size)
+    pairs = [drawings[i] for i in range(start, stop)]
+    return np.stack([d.picture for d, _ in pairs]), [c.text for _, c in pairs]
+
+
+def draw_ahead(
+    folder: Path, count: int, *, split: str = "training", world: World = FULL_WORLD, seed: int = 0, size: int = 64, workers: int = 0
+) -> Iterator[int]:
+    """Put `count` drawings into `folder` as shards of 2,000 (`NNNN.npy` uint8 and `NNNN.json` captions); yields the number done.
+
+    Shards that are there already are kept, so an interrupted run goes on where it stopped.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shard = 2000
+    todo = [n for n in range(-(-count // shard)) if not (folder / f"{n:04d}.json").exists()]
+    jobs = [(split, world, seed, size, n * shard, min((n + 1) * shard, count)) for n in todo]
+    done = count - sum(stop - start for *_, start, stop in jobs)
+    yield done
+    with ProcessPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
+        for n, job, (pictures, captions) in zip(todo, jobs, pool.map(_draw_range, jobs), strict=True):
+            np.save(folder / f"{n:04d}.part.npy", pictures)
+            os.replace(folder / f"{n:04d}.part.npy", folder / f"{n:04d}.npy")
+            (folder / f"{n:04d}.part").write_text(json.dumps(captions))
+            os.replace(folder / f"{n:04d}.part", folder / f"{n:04d}.json")
+            done += job[5] - job[4]
+            yield done
+
+
+def read_ahead(folder: Path) -> tuple[np.ndarray, list[str]]:
+    """All drawings of a folder (uint8 `[N, S, S, 3]`) and their captions."""
+    shards = sorted(folder.glob("????.json"))
+    captions = [text for shard in shards for text in json.loads(shard.read_text())]
+    return np.concatenate([np.load(shard.with_suffix(".npy")) for shard in shards]), captions

@@ -1,0 +1,630 @@
+"""One recipe trains the picture book's model: tokenizer, autoencoder, U-Net with its text encoder, image encoder, judge.
+
+    namesake picturebook train --preset cpu          (two cores)
+    namesake picturebook train --preset gpu          (one GPU)
+    accelerate launch --num_processes 2 --cpu -m namesake.picturebook.train --preset cpu --stage unet
+
+Every stage writes checkpoints, its curve (`curve.jsonl`) and sample sheets under the work folder and, run again, goes on where it
+stopped, to the bit: which drawings, noise and timesteps a step sees is a function of seed, stage, step and process. The finished
+parts are written into an ordinary diffusers folder.
+
+Training is eager. torch.compile gave wrong gradients in silence on this U-Net and autoencoder (LOG.md), so it is not offered.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from namesake.errors import Refusal
+from namesake.picturebook import captions as grammar
+from namesake.picturebook.captions import words_of
+from namesake.picturebook.dataset import Drawings, draw_ahead, read_ahead
+from namesake.picturebook.optim import MuonAndAdamW
+from namesake.picturebook.scene import FULL_WORLD, SMALL_WORLD, World
+
+TEXT_LENGTH = 48
+"""Tokens of a prompt, begin and end included; the longest caption of the grammar has fewer (a test)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Settings of one stage of training.
+
+    Attributes:
+        steps: optimizer steps in all; the rate is constant after `warmup` and falls linearly to zero over the last `decay` share,
+            so a run can be lengthened before its decay has begun.
+        batch: pictures a step, over all processes.
+        lr_matrix, lr_rest, lr_gentle: rates of Muon, of AdamW, and of AdamW on the text encoder.
+        save_every: seconds between checkpoints.
+        sheet_every: steps between sample sheets.
+    """
+
+    steps: int
+    batch: int
+    lr_matrix: float
+    lr_rest: float
+    lr_gentle: float = 0.0
+    warmup: int = 100
+    decay: float = 0.3
+    average: float = 0.999
+    save_every: float = 120.0
+    sheet_every: int = 1000
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A whole recipe: the world, how many drawings lie ahead, and the stages."""
+
+    world: World
+    drawings: int
+    autoencoder: Stage
+    decoder: Stage
+    unet: Stage
+    image_encoder: Stage
+    judge_drawings: int
+    judge_minutes: float
+
+
+_CPU = Preset(
+    world=SMALL_WORLD,
+    drawings=100_000,
+    autoencoder=Stage(9_000, 24, 2e-3, 1e-3, decay=0.5, average=0.99),
+    decoder=Stage(3_000, 16, 1e-3, 5e-4, decay=0.7, average=0.99),
+    unet=Stage(9_000, 32, 3e-3, 1e-3, 1e-3, warmup=200, sheet_every=600),
+    image_encoder=Stage(2_500, 64, 2e-3, 1e-3, decay=0.6),
+    judge_drawings=60_000,
+    judge_minutes=20,
+)
+PRESETS: dict[str, Preset] = {
+    "cpu": _CPU,
+    "gpu": Preset(
+        world=FULL_WORLD,
+        drawings=1_500_000,
+        autoencoder=replace(_CPU.autoencoder, steps=30_000, batch=96),
+        decoder=replace(_CPU.decoder, steps=10_000, batch=96),
+        unet=replace(_CPU.unet, steps=60_000, batch=256, warmup=1000, average=0.9995, sheet_every=5000),
+        image_encoder=replace(_CPU.image_encoder, steps=12_000, batch=512),
+        judge_drawings=600_000,
+        judge_minutes=5,
+    ),
+}
+"""`cpu`: two cores, small world. `gpu`: one GPU, full world, some fifty times the pictures."""
+
+
+# ------------------------------------------------------------------------------------------------------------------------ models
+def make_tokenizer(folder: Path, samples: int = 6000) -> None:
+    """Learn a CLIP byte-pair tokenizer from captions of the full world; every word of the grammar becomes one token.
+
+    CLIP's own vocabulary begins with every byte, alone and as the end of a word; so does this one, or punctuation would become
+    the unknown token, which is the end token, and cut the prompt.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    drawings = Drawings(world=FULL_WORLD, seed=1)
+    corpus = [drawings.scene(i)[2].text for i in range(samples)] + [" ".join(grammar.vocabulary())] * 8
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), pre_tokenizers.Split("Ġ", "removed")])
+    bpe.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=4000, min_frequency=2, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False))
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH, pad_token="<|endoftext|>").save_pretrained(folder / "tokenizer")
+
+
+def world_words(world: World, samples: int = 8000) -> list[str]:
+    """The words that captions of a world use, in order of first use."""
+    drawings = Drawings(world=world, seed=2)
+    return list(dict.fromkeys(word for i in range(samples) for word in words_of(drawings.scene(i)[2].text)))
+
+
+def make_autoencoder() -> nn.Module:
+    """64 px to 8x8 with 16 channels; 2.5 M parameters."""
+    from diffusers import AutoencoderKL
+
+    blocks = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, down_block_types=blocks[0], up_block_types=blocks[1], block_out_channels=(24, 64, 128, 176),
+        layers_per_block=1, latent_channels=16, norm_num_groups=8, sample_size=64, scaling_factor=1.0, mid_block_add_attention=False,
+    )  # fmt: skip
+    with torch.no_grad():  # the posterior begins narrow (log-variance -5), or its noise drowns the first picture
+        vae.quant_conv.weight[16:] *= 0.1
+        vae.quant_conv.bias[16:] = -5.0
+    return vae
+
+
+def make_text_encoder(tokenizer: Any) -> nn.Module:
+    """A two-layer CLIP text transformer whose residual branches begin at zero."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=768, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=TEXT_LENGTH, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, projection_dim=256,
+    )  # fmt: skip
+    model = CLIPTextModel(config)
+    with torch.no_grad():  # trained along from random branches at a useful rate, categories never come (LOG.md)
+        for name, parameter in model.named_parameters():
+            if name.endswith(("out_proj.weight", "fc2.weight")):
+                parameter.zero_()
+    return model
+
+
+def make_unet() -> nn.Module:
+    """SD's layout on 8x8 latents with cross-attention on both levels; 14.0 M parameters."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=16, out_channels=16, down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2, block_out_channels=(128, 224), layers_per_block=1, cross_attention_dim=256,
+        attention_head_dim=8, norm_num_groups=16,
+    )  # fmt: skip
+
+
+def make_scheduler() -> Any:
+    """v-prediction, zero terminal SNR, trailing timesteps."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", steps_offset=0,
+    )  # fmt: skip
+
+
+def make_image_encoder() -> nn.Module:
+    """A small CLIP vision transformer with 8 px patches; its projection meets the text encoder's pooled output."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(hidden_size=192, intermediate_size=576, num_hidden_layers=5, num_attention_heads=6, image_size=64, patch_size=8, projection_dim=256)
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------------------- loop
+def rate(step: int, stage: Stage) -> float:
+    """The factor on the rates at a step: linear warm-up, constant, linear fall to zero."""
+    begin = stage.steps * (1 - stage.decay)
+    fall = 1.0 if step < begin else max(0.0, (stage.steps - step) / (stage.steps - begin))
+    return min(1.0, (step + 1) / stage.warmup) * fall
+
+
+def _replace(data: Any, path: Path) -> None:
+    """torch.save beside, fsync, rename."""
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        torch.save(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def run_stage(
+    name: str,
+    stage: Stage,
+    model: nn.Module,
+    optimizer: MuonAndAdamW,
+    loss: Callable[[nn.Module, Any], tuple[Tensor, dict[str, float]]],
+    batches: Callable[[np.random.Generator, int], Any],
+    folder: Path,
+    accelerator: Accelerator,
+    sheet: Callable[[nn.Module, int], dict[str, float]] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Train one model and return its averaged weights.
+
+    Args:
+        loss: (model, batch) -> (scalar, figures to show).
+        batches: (generator, count) -> one process's batch; the generator is a function of seed, stage, step and process.
+        sheet: called with the averaged model at intervals by the main process; writes pictures, returns figures for the curve.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, curve = folder / f"{name}.ckpt", folder / f"{name}.curve.jsonl"
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(stage.average))
+    step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    wrapped = nn.parallel.DistributedDataParallel(model) if accelerator.num_processes > 1 else model
+    share = stage.batch // accelerator.num_processes
+    main = accelerator.is_main_process
+    saved = shown = time.monotonic()
+    figures: dict[str, float] = {}
+
+    def save() -> None:
+        if main:
+            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            _replace(state, checkpoint)
+
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, disable=not main) as progress:
+        task = progress.add_task(name, total=stage.steps, completed=step, note="")
+        while step < stage.steps:
+            rng = np.random.default_rng([seed, sum(name.encode()), step, accelerator.process_index])
+            torch.manual_seed(int(rng.integers(2**63 - 1)))
+            batch = batches(rng, share)
+            with torch.autocast(accelerator.device.type, torch.bfloat16):
+                value, seen = loss(wrapped, batch)
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step(rate(step, stage))
+            average.update_parameters(model)
+            step += 1
+            for key, number in {"loss": float(value.detach()), **seen}.items():
+                figures[key] = number if key not in figures else 0.98 * figures[key] + 0.02 * number
+            if main and not all(math.isfinite(v) for v in figures.values()):
+                raise Refusal(f"Training of {name} diverged at step {step}: {figures}; lower the rates and start from the last checkpoint.")
+            now = time.monotonic()
+            if main and (step % 25 == 0 or step == stage.steps):
+                progress.update(task, completed=step, note=" ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+                with open(curve, "a") as file:
+                    file.write(json.dumps({"step": step, "seconds": round(now - shown, 1), "rate": rate(step, stage), **figures}) + "\n")
+            if sheet is not None and main and (step % stage.sheet_every == 0 or step == stage.steps):
+                average.eval()
+                with torch.no_grad():
+                    extra = sheet(average.module, step)
+                with open(curve, "a") as file:
+                    file.write(json.dumps({"step": step, **extra}) + "\n")
+            if now - saved > stage.save_every or step == stage.steps:
+                save()
+                saved = now
+    return average.module
+
+
+# ------------------------------------------------------------------------------------------------------------------------ stages
+def _floats(pictures: Tensor) -> Tensor:
+    """uint8 `[B, H, W, 3]` -> -1..1 `[B, 3, H, W]`, channels last."""
+    return (pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
+    """L1 plus half the L1 of horizontal and vertical differences, which keeps edges sharp."""
+    l1 = (output - target).abs().mean()
+    across = ((output[..., 1:] - output[..., :-1]) - (target[..., 1:] - target[..., :-1])).abs().mean()
+    down = ((output[..., 1:, :] - output[..., :-1, :]) - (target[..., 1:, :] - target[..., :-1, :])).abs().mean()
+    return l1 + 0.5 * (across + down)
+
+
+class _Autoencoding(nn.Module):
+    """The autoencoder's training pass as one module, so that several processes can share it."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        moments = self.vae.quant_conv(self.vae.encoder(pictures)).float()  # type: ignore[operator]
+        mean, logvar = moments.chunk(2, 1)
+        logvar = logvar.clamp(-30, 10)
+        latents = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return self.vae.decoder(self.vae.post_quant_conv(latents)).float(), kl  # type: ignore[operator]
+
+
+def psnr(output: Tensor, target: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in -1..1."""
+    return float(-10 * torch.log10((output.clamp(-1, 1) - target).square().mean() / 4))
+
+
+def _reconstruction_sheet(vae: nn.Module, pictures: Tensor, path: Path) -> float:
+    from PIL import Image
+
+    x = _floats(pictures)
+    moments = vae.quant_conv(vae.encoder(x))  # type: ignore[operator]
+    y = vae.decoder(vae.post_quant_conv(moments.chunk(2, 1)[0])).float()  # type: ignore[operator]
+    pair = torch.cat([x[:16], y[:16].clamp(-1, 1)]).permute(0, 2, 3, 1).cpu().numpy()
+    rows = [np.concatenate(list(pair[i : i + 8]), 1) for i in (0, 16, 8, 24)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(((np.concatenate(rows) + 1) * 127.5).round().astype(np.uint8))
+    image.resize((image.width * 3, image.height * 3), Image.Resampling.NEAREST).save(path)
+    return psnr(y, x)
+
+
+def train_autoencoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
+    """Encoder and decoder on random 32 px crops (half the steps) and whole pictures, then latents brought to mean 0 and deviation 1."""
+    from safetensors.torch import load_file
+
+    vae = make_autoencoder()
+    if (model / "vae").exists() and not (work / "autoencoder.ckpt").exists():
+        vae.load_state_dict(load_file(model / "vae" / "diffusion_pytorch_model.safetensors"))
+    module = _Autoencoding(vae).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pictures = torch.from_numpy(read_ahead(work / "drawings")[0])
+    held = torch.from_numpy(np.stack([d.picture for d, _ in (Drawings("tuning", preset.world)[i] for i in range(64))])).to(accelerator.device)
+    stage = preset.autoencoder
+    optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("conv_in.weight", "conv_out.weight"))
+
+    def batches(rng: np.random.Generator, count: int) -> Tensor:
+        whole = rng.uniform() < 0.25
+        chosen = pictures[rng.integers(len(pictures), size=max(1, count // 4) if whole else count)]
+        if whole:
+            return _floats(chosen.to(accelerator.device))
+        x, y = rng.integers(33, size=(2, len(chosen)))
+        crops = torch.stack([p[b : b + 32, a : a + 32] for p, a, b in zip(chosen, x, y, strict=True)])
+        return _floats(crops.to(accelerator.device))
+
+    def loss(module: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
+        output, kl = module(batch)
+        return reconstruction_loss(output, batch) + 1e-4 * kl, {"kl": float(kl), "psnr": psnr(output.detach(), batch)}
+
+    def sheet(module: nn.Module, step: int) -> dict[str, float]:
+        return {"held psnr": _reconstruction_sheet(module.vae, held, work / "sheets" / f"autoencoder-{step:06d}.png")}  # type: ignore[arg-type]
+
+    averaged = run_stage("autoencoder", stage, module, optimizer, loss, batches, work, accelerator, sheet)
+    if accelerator.is_main_process:
+        vae = averaged.vae.to("cpu")  # type: ignore[union-attr,operator]
+        normalize_latents(vae, pictures[:2000])
+        vae.to(torch.float16).save_pretrained(model / "vae")
+
+
+@torch.no_grad()
+def normalize_latents(vae: Any, pictures: Tensor) -> None:
+    """Fold each latent channel's mean and deviation into the two 1x1 convolutions, so that scaled latents have mean 0, deviation 1."""
+    means = torch.cat([vae.quant_conv(vae.encoder(_floats(p))).chunk(2, 1)[0] for p in pictures.split(100)])
+    mean, std = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    channels = len(mean)
+    # encode: (z - mean) / std; the log-variance moves by -2 log std. decode: z * std + mean.
+    vae.quant_conv.weight[:channels] /= std[:, None, None, None]
+    vae.quant_conv.bias[:channels] = (vae.quant_conv.bias[:channels] - mean) / std
+    vae.quant_conv.bias[channels:] -= 2 * std.log()
+    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
+    vae.post_quant_conv.weight *= std[None, :, None, None]
+
+
+@torch.no_grad()
+def encode_ahead(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """Latents (posterior means, fp16 `[N, 16, 8, 8]`) and token ids (`[N, 48]`) of all drawings, encoded once and kept on disk."""
+    from diffusers import AutoencoderKL
+    from rich.progress import track
+    from transformers import CLIPTokenizer
+
+    where = work / "latents.npy"
+    texts = [text for shard in sorted((work / "drawings").glob("????.json")) for text in json.loads(shard.read_text())]
+    if accelerator.is_main_process and not where.exists():
+        vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(accelerator.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parts = []
+        for shard in track(sorted((work / "drawings").glob("????.npy")), "encode"):
+            for chunk in torch.from_numpy(np.load(shard)).split(250):
+                with torch.autocast(accelerator.device.type, torch.bfloat16):
+                    moments = vae.quant_conv(vae.encoder(_floats(chunk.to(accelerator.device))))
+                parts.append(moments.chunk(2, 1)[0].half().cpu())
+        np.save(work / "latents.part.npy", torch.cat(parts).contiguous().numpy())
+        os.replace(work / "latents.part.npy", where)
+    accelerator.wait_for_everyone()
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+    return torch.from_numpy(np.load(where, mmap_mode="r")), ids
+
+
+class _Denoising(nn.Module):
+    """U-Net and text encoder as one module to train."""
+
+    def __init__(self, unet: nn.Module, text: nn.Module) -> None:
+        super().__init__()
+        self.unet, self.text = unet, text
+
+    def forward(self, latents: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
+        return self.unet(latents, timesteps, self.text(input_ids=ids)[0]).sample.float()
+
+
+def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator, judge: Callable[[Tensor, list[str]], dict[str, float]] | None = None) -> None:
+    """U-Net and text encoder together on latents from disk: v-prediction, logit-normal timesteps, one prompt in ten empty."""
+    from safetensors.torch import load_file
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    latents, ids = encode_ahead(preset, work, model, accelerator)
+    unet, text = make_unet(), make_text_encoder(tokenizer)
+    if (model / "unet").exists() and not (work / "unet.ckpt").exists():
+        unet.load_state_dict(load_file(model / "unet" / "diffusion_pytorch_model.safetensors"))
+        text.load_state_dict(type(text).from_pretrained(model / "text_encoder").state_dict())  # type: ignore[attr-defined]
+    module = _Denoising(unet, text).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    empty = tokenizer("", padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids[0]
+    scheduler = make_scheduler()
+    cumulative = scheduler.alphas_cumprod.to(accelerator.device)
+    stage = preset.unet
+    plain = ("conv_in.weight", "conv_out.weight")
+    optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain, ("text.",), stage.lr_gentle)
+
+    def batches(rng: np.random.Generator, count: int) -> tuple[Tensor, ...]:
+        chosen = rng.integers(len(latents), size=count)
+        z = latents[chosen].float()
+        words = ids[chosen].clone()
+        words[torch.from_numpy(rng.uniform(size=count) < 0.1)] = empty
+        t = torch.from_numpy((1000 / (1 + np.exp(-rng.normal(0.3, 1.0, count)))).astype(np.int64).clip(0, 999))
+        return tuple(x.to(accelerator.device) for x in (z, words, t))
+
+    def loss(module: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
+        z, words, t = batch
+        a = cumulative[t].view(-1, 1, 1, 1).sqrt()
+        s = (1 - cumulative[t]).view(-1, 1, 1, 1).sqrt()
+        noise = torch.randn_like(z)
+        noisy = (a * z + s * noise).contiguous(memory_format=torch.channels_last)
+        return F.mse_loss(module(noisy, t, words), a * noise - s * z), {}
+
+    def sheet(module: nn.Module, step: int) -> dict[str, float]:
+        write_denoiser(module, model.with_name(model.name + "-preview") if step < stage.steps else model)
+        return prompt_sheet(module, model, preset.world, work / "sheets" / f"unet-{step:06d}.png", accelerator.device, judge)
+
+    averaged = run_stage("unet", stage, module, optimizer, loss, batches, work, accelerator, sheet)
+    if accelerator.is_main_process:
+        write_denoiser(averaged, model)
+
+
+def write_denoiser(module: Any, model: Path) -> None:
+    """U-Net, text encoder and scheduler, fp16, into a diffusers folder."""
+    import copy
+
+    model.mkdir(parents=True, exist_ok=True)
+    for part, name in ((module.unet, "unet"), (module.text, "text_encoder")):
+        copy.deepcopy(part).to("cpu", torch.float16, memory_format=torch.contiguous_format).save_pretrained(model / name)
+    make_scheduler().save_pretrained(model / "scheduler")
+
+
+@torch.no_grad()
+def sample_latents(module: Any, ids: Tensor, empty: Tensor, *, steps: int = 15, guidance: float = 4.0, seed: int = 0, device: Any = "cpu") -> Tensor:
+    """Latents for prompts by DPM-Solver++; for sheets while training (users' pictures come from `generate`)."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    scheduler: Any = DPMSolverMultistepScheduler.from_config(make_scheduler().config)
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(ids), 16, 8, 8, generator=generator).to(device)
+    words = torch.cat([empty.expand_as(ids), ids]).to(device)
+    states = module.text(input_ids=words)[0]
+    for t in scheduler.timesteps:
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            out = module.unet(torch.cat([x, x]), t.to(device), states).sample.float()
+        free, asked = out.chunk(2)
+        x = scheduler.step(free + guidance * (asked - free), t, x).prev_sample
+    return x
+
+
+@torch.no_grad()
+def prompt_sheet(
+    module: Any, model: Path, world: World, path: Path, device: Any, judge: Callable[[Tensor, list[str]], dict[str, float]] | None = None, count: int = 64
+) -> dict[str, float]:
+    """Draw captions of unseen scenes, write the sheet, and return what the judge makes of them."""
+    from diffusers import AutoencoderKL
+    from PIL import Image
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(device, torch.float32)
+    drawings = Drawings("tuning", world, seed=5)
+    scenes = [drawings.scene(i) for i in range(count)]
+    ids = tokenizer([c.text for *_, c in scenes] + [""], padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+    z = sample_latents(module, ids[:-1], ids[-1:], device=device)
+    pictures = ((vae.decode(z).sample.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = pictures.numpy().reshape(-1, 16, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 16 * 64, 3)
+    Image.fromarray(grid).resize((16 * 96, grid.shape[0] * 3 // 2), Image.Resampling.NEAREST).save(path)
+    path.with_suffix(".txt").write_text("\n".join(c.text for *_, c in scenes))
+    return judge(pictures, [made.category for made, *_ in scenes]) if judge is not None else {}
+
+
+def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
+    """The image encoder learns by CLIP's loss to meet the frozen text encoder's pooled output."""
+    from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
+
+    pictures, texts = read_ahead(work / "drawings")
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    text = CLIPTextModel.from_pretrained(model / "text_encoder").to(accelerator.device, torch.float32).eval().requires_grad_(False)  # type: ignore[arg-type]
+    with torch.no_grad():
+        ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+        pooled = torch.cat([text(input_ids=chunk.to(accelerator.device)).pooler_output.cpu() for chunk in ids.split(500)])
+    center = pooled.mean(0)
+    encoder = make_image_encoder()
+    module = encoder.to(accelerator.device)  # type: ignore[arg-type]
+    stage = preset.image_encoder
+    optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("patch_embedding.weight",))
+    mean, std = (torch.tensor(v, device=accelerator.device).view(1, 3, 1, 1) for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))
+
+    def batches(rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        chosen = rng.integers(len(pictures), size=count)
+        return torch.from_numpy(pictures[chosen]).to(accelerator.device), pooled[chosen].to(accelerator.device)
+
+    def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        seen = module(pixel_values=(batch[0].permute(0, 3, 1, 2).float() / 255 - mean) / std).image_embeds.float()
+        a = F.normalize(seen, dim=-1)
+        b = F.normalize(batch[1], dim=-1)
+        logits = a @ b.T / 0.03
+        target = torch.arange(len(a), device=a.device)
+        hit = float((logits.argmax(1) == target).float().mean())
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2, {"hit": hit}
+
+    averaged = run_stage("image_encoder", stage, module, optimizer, loss, batches, work, accelerator)
+    del center
+    if accelerator.is_main_process:
+        averaged.to("cpu", torch.float16).save_pretrained(model / "image_encoder")  # type: ignore[call-arg,operator]
+        CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(model / "feature_extractor")
+
+
+def write_index(model: Path, world: World) -> None:
+    """`model_index.json`, which makes the folder a StableDiffusionPipeline; the words and the world beside it."""
+    index = {
+        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.39.0", "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"], "requires_safety_checker": False, "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+    }  # fmt: skip
+    (model / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (model / "words.json").write_text(json.dumps({"words": world_words(world)}) + "\n")
+    (model / "world.json").write_text(json.dumps({"categories": world.categories, "places": world.places}, indent=1) + "\n")
+
+
+def _drawn(preset: Preset, work: Path) -> Iterator[int]:
+    yield from draw_ahead(work / "drawings", preset.drawings, world=preset.world)
+
+
+STAGES = ("tokenizer", "drawings", "autoencoder", "unet", "image_encoder", "judge")
+
+
+def main(preset: str = "cpu", work: Path = Path("out/picturebook"), model: Path | None = None, stage: str = "", steps: int = 0) -> None:
+    """Run the recipe, or one stage of it.
+
+    Args:
+        preset: "cpu" or "gpu".
+        work: folder of drawings, checkpoints, curves and sheets.
+        model: the diffusers folder to write; the shipped one by default.
+        stage: one of `STAGES`; all of them in order by default.
+        steps: another number of steps for the named stage.
+    """
+    if preset not in PRESETS:
+        raise Refusal(f"There is no preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+    if stage and stage not in STAGES:
+        raise Refusal(f"There is no stage {stage!r}; choose one of {', '.join(STAGES)}.")
+    recipe = PRESETS[preset]
+    if steps:
+        recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), steps=steps)})
+    accelerator = Accelerator(cpu=preset == "cpu")
+    model = model or Path(__file__).parent / "model"
+    model.mkdir(parents=True, exist_ok=True)
+    for name in (stage,) if stage else STAGES:
+        if name == "tokenizer" and accelerator.is_main_process:
+            make_tokenizer(model)
+        elif name == "drawings" and accelerator.is_main_process:
+            from rich.progress import Progress
+
+            with Progress() as progress:
+                task = progress.add_task("drawings", total=recipe.drawings)
+                for done in _drawn(recipe, work):
+                    progress.update(task, completed=done)
+        elif name == "autoencoder":
+            train_autoencoder(recipe, work, model, accelerator)
+        elif name == "unet":
+            train_unet(recipe, work, model, accelerator)
+        elif name == "image_encoder":
+            train_image_encoder(recipe, work, model, accelerator)
+        elif name == "judge" and accelerator.is_main_process:
+            from namesake.picturebook.judge import draw_judge_data, train_judge
+
+            draw_judge_data(work / "judge", recipe.judge_drawings)
+            train_judge(work / "judge", Path(__file__).parent / "judge", minutes=recipe.judge_minutes)
+        accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_index(model, recipe.world)
+
+
+if __name__ == "__main__":
+    import typer
+
+    typer.run(main)
