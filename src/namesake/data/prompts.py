@@ -1,0 +1,25 @@
+"""The sentences in which a new word is tuned.
+
+They say as little as possible beside the word, so that the word and not the sentence takes up what the picture shows.
+A photograph and a drawing are named alike: the picture alone says which of them it is.
+"""
+
+TEMPLATES = (
+    "a picture of {}",
+    "a drawing of {}",
+    "{}",
+    "one {}",
+    "here is {}",
+    "a view of {}",
+    "{} in full",
+    "{} as it looks",
+    "a clear picture of {}",
+    "a plain picture of {}",
+    "a good likeness of {}",
+    "{} and nothing else",
+)
+
+
+def fill(word: str) -> tuple[str, ...]:
+    """Every template with `word` (a placeholder or a class word) in its place."""
+    return tuple(template.format(word) for template in TEMPLATES)
