@@ -338,7 +338,6 @@ def house(p: Proportions) -> Figure:
         f"Q50 {ridge - 2:.2f} {50 + flat:.2f} {ridge + 1:.2f}Q{50 + (eave + flat) / 2 - 4:.2f} {curve:.2f}"
         f" {50 + eave - 3:.2f} {wall - 6:.2f}Q{50 + eave + 1:.2f} {wall - 3:.2f} {50 + eave:.2f} {wall:.2f}"
         f"Q50 {wall + 3:.2f} {50 - eave:.2f} {wall:.2f}z"
-        f"Q50 {wall + 3:.2f} {50 - eave:.2f} {wall:.2f}z"
     )
     pane = right - 15
     attic = lerp(ridge, wall, 0.62)
@@ -411,8 +410,7 @@ def castle(p: Proportions) -> Figure:
             f" {50 + flag * 1.2:.2f} {pole + 0.5:.2f}L{50 + flag:.2f} {pole + flag * 0.36:.2f}"
             f"L{50 + flag * 1.2:.2f} {pole + flag * 0.7:.2f}C{50 + flag * 0.7:.2f}"
             f" {pole + flag * 0.7 + 3:.2f} {50 + flag * 0.4:.2f} {pole + flag * 0.7 - 2:.2f} 50"
-            f" {pole + flag * 0.7:.2f}z"
-            f" {50 + flag * 0.4:.2f} {pole + flag * 0.7 - 2:.2f} 50 {pole + flag * 0.7:.2f}z",
+            f" {pole + flag * 0.7:.2f}z",
             THIRD,
             1.8,
         ),
