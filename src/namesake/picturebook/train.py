@@ -80,7 +80,7 @@ class Preset:
 
 _CPU = Preset(
     world=SMALL_WORLD,
-    drawings=100_000,
+    drawings=60_000,
     autoencoder=Stage(9_000, 24, 2e-3, 1e-3, decay=0.5, average=0.99),
     decoder=Stage(3_000, 16, 1e-3, 5e-4, decay=0.7, average=0.99),
     unet=Stage(9_000, 32, 3e-3, 1e-3, 1e-3, warmup=200, sheet_every=600),
