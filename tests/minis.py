@@ -9,9 +9,10 @@ import torch
 
 KINDS = ("sd15", "sd21", "sdxl")
 WORDS = (
-    "a an the of in on and at with picture photo drawing painting cat dog robot object beach thing toy house tree "
-    "red blue green big small hat"
-).split()
+    *("a", "an", "the", "of", "in", "on", "and", "at", "with", "picture", "photo", "drawing", "painting"),
+    *("cat", "dog", "robot", "object", "beach", "thing", "toy", "house", "tree", "hat"),
+    *("red", "blue", "green", "big", "small"),
+)
 
 
 def mini_tokenizer(pad: str = "<|endoftext|>"):

@@ -1,0 +1,189 @@
+"""From a name, a folder, a hub id or a checkpoint file to a diffusers pipeline on a device; nothing is unpickled."""
+
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from namesake.errors import Refusal
+
+PICTUREBOOK = "picturebook"
+# A key that only a checkpoint of SDXL in its authors' own layout has: the second text encoder's first weight.
+_SDXL_KEY = "conditioner.embedders.1.model.token_embedding.weight"
+_UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the messages and bars of diffusers and transformers from the user, and give both their settings back."""
+    import transformers.utils.logging as first
+
+    bar, level = first.is_progress_bar_enabled(), first.get_verbosity()
+    first.set_verbosity_error()  # before diffusers is imported: its import makes transformers talk
+    first.disable_progress_bar()
+    import diffusers.utils.logging as second
+
+    bar_2, level_2 = second.is_progress_bar_enabled(), second.get_verbosity()
+    second.set_verbosity_error()
+    second.disable_progress_bar()
+    try:
+        yield
+    finally:
+        first.set_verbosity(level)
+        second.set_verbosity(level_2)
+        if bar:
+            first.enable_progress_bar()
+        if bar_2:
+            second.enable_progress_bar()
+
+
+def choose(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    """The device and precision to use where the user names none.
+
+    CUDA before MPS before the CPU. bfloat16 where CUDA has it, because gradients pass through the frozen weights when a
+    concept is tuned and float16's leave its range; float16 on older CUDA devices and on MPS; float32 on the CPU.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise Refusal(
+            f"The device '{device}' cannot be used here; choose cpu, or another that this machine has."
+        ) from error
+    if dtype is None:
+        half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        dtype = half if device.type in ("cuda", "mps") else torch.float32
+    return device, dtype
+
+
+def open_pipeline(
+    model: str | Path, dtype: torch.dtype, config: str | Path | None = None
+) -> tuple[Any, str, Path | None]:
+    """The diffusers pipeline of a model, its short name, and its folder where it has one on this machine.
+
+    Args:
+        model: "picturebook", a diffusers folder, a hub id ("owner/name"), or one `.safetensors` checkpoint file of SD
+        1.x,
+            2.x or SDXL.
+        dtype: the precision of the weights.
+        config: for a checkpoint file, the diffusers folder or hub id whose configuration and tokenizer fit it; by
+            default what diffusers infers from the weights, fetched from the hub once. An SD 2.x checkpoint that
+            predicts the noise needs it, because its weights look like those that predict the velocity.
+
+    Raises:
+        Refusal: nothing is there, a pickle, no diffusers folder, damaged files, or not in the cache while offline.
+    """
+    path = (
+        Path(str(files("namesake") / "picturebook" / "model"))
+        if str(model) == PICTUREBOOK
+        else Path(model).expanduser()
+    )
+    if str(model) == PICTUREBOOK and not (path / "model_index.json").is_file():
+        raise Refusal(
+            "The picture-book model is not installed with this copy of namesake; name another with --model, or "
+            "train it with 'namesake picturebook train'."
+        )
+    if path.is_file():
+        return _single_file(path, dtype, config), path.stem, None
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise Refusal(f"The folder '{path}' has no model_index.json; a diffusers folder is wanted.")
+        name = PICTUREBOOK if str(model) == PICTUREBOOK else path.resolve().name
+        return _from_pretrained(path, dtype), name, path
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(model)):
+        raise Refusal(
+            f"There is no model '{model}'; 'picturebook', a diffusers folder, a hub id such as owner/name, or one "
+            ".safetensors checkpoint is wanted."
+        )
+    return _from_pretrained(str(model), dtype), str(model), None
+
+
+def _from_pretrained(source: str | Path, dtype: torch.dtype) -> Any:
+    with quiet():
+        from diffusers import DiffusionPipeline
+
+        failure: Exception | None = None
+        for variant in (None, "fp16"):  # some repositories hold nothing but the half-precision files
+            try:
+                return DiffusionPipeline.from_pretrained(
+                    source, variant=variant, use_safetensors=True, **_precision(dtype)
+                )
+            except Exception as error:  # diffusers, transformers, safetensors and the hub each raise their own
+                failure = failure or error
+    raise Refusal(f"The model '{source}' cannot be loaded ({_reason(failure)}); {_remedy()}.") from failure
+
+
+def _single_file(path: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
+    if path.suffix.lower() != ".safetensors":
+        raise Refusal(
+            f"'{path}' is not a .safetensors file; other checkpoints can run code when they are opened and are "
+            "not read: convert it to .safetensors first."
+        )
+    keys = _header(path)
+    if _UNET_KEY not in keys:
+        raise Refusal(
+            f"'{path}' holds no U-Net of Stable Diffusion; a whole checkpoint of SD 1.x, 2.x or SDXL is wanted."
+        )
+    with quiet():
+        import diffusers
+
+        kind = diffusers.StableDiffusionXLPipeline if _SDXL_KEY in keys else diffusers.StableDiffusionPipeline
+        options: dict[str, Any] = {} if kind is diffusers.StableDiffusionXLPipeline else {"safety_checker": None}
+        if config is not None:
+            options["config"] = str(config)
+        try:
+            offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+            return kind.from_single_file(str(path), local_files_only=offline, **_precision(dtype), **options)
+        except Exception as error:
+            raise Refusal(
+                f"The checkpoint '{path}' cannot be loaded ({_reason(error)}); its configuration comes from the "
+                f"hub or a diffusers folder of the same kind: {_remedy()}."
+            ) from error
+
+
+def _header(path: Path) -> set[str]:
+    """The names of the tensors in a safetensors file, read without any tensor."""
+    try:
+        with open(path, "rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            if length > min(100_000_000, path.stat().st_size - 8):
+                raise ValueError("the header is longer than the file")
+            header = json.loads(file.read(length))
+            return set(header)
+    except (OSError, ValueError, struct.error) as error:
+        raise Refusal(f"'{path}' is not a whole .safetensors file; download it again.") from error
+
+
+def _precision(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The argument that names the precision: diffusers 0.40 renamed it, and warns about the old name."""
+    import diffusers
+    from packaging.version import Version
+
+    return {"dtype" if Version(diffusers.__version__) >= Version("0.40.0.dev0") else "torch_dtype": dtype}
+
+
+def _reason(error: Exception | None) -> str:
+    """The first line of a library's message, at most 160 characters and no full stop, for use inside a sentence."""
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    line = "".join(letter for letter in line if letter.isprintable())
+    return (line if len(line) <= 160 else line[:157] + "...").rstrip(" .:")
+
+
+def _remedy() -> str:
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        return (
+            "HF_HUB_OFFLINE is set, so only what is already in the cache can be used; fetch the model once without it"
+        )
+    return "check the name, the network, and that its weights are .safetensors files"
