@@ -44,9 +44,10 @@ def car(p: Proportions) -> Figure:
     rear_top = lerp(40, 9, p[1])
     front_top, front = lerp(70, 56, p[3]), lerp(83, 70, p[3])
     hood = belt + lerp(-2, 19, p[3])
+    boot = belt + lerp(7, -1, p[1])
     body = (
-        f"M7 {sill - 2:.2f}C4 {belt + 20:.2f} 4 {belt + 5:.2f} 10 {belt + 2:.2f}"
-        f"C17 {belt - 1:.2f} 24 {belt:.2f} 30 {belt:.2f}H{lerp(74, 58, p[3]):.2f}"
+        f"M7 {sill - 2:.2f}C4 {belt + 20:.2f} 4 {boot + 5:.2f} 10 {boot + 2:.2f}"
+        f"C17 {boot - 1:.2f} 24 {belt:.2f} 30 {belt:.2f}H{lerp(74, 58, p[3]):.2f}"
         f"C{lerp(86, 74, p[3]):.2f} {belt:.2f} {lerp(92, 87, p[3]):.2f} {hood - 1:.2f} 93.5 {hood + 7:.2f}"
         f"C96 {hood + 13:.2f} 95 {sill - 7:.2f} 94 {sill - 2:.2f}"
         f"C94 {sill:.2f} 93 {sill:.2f} 91 {sill:.2f}H10C8 {sill:.2f} 7 {sill:.2f} 7 {sill - 2:.2f}z"
@@ -58,12 +59,13 @@ def car(p: Proportions) -> Figure:
     )
     glass_top, middle = roof + 5, (rear_top + front_top) / 2 + 1
     back_glass = (
-        f"M{rear + 5:.2f} {belt - 1:.2f}C{rear + 6:.2f} {glass_top + 5:.2f} {rear_top + 5:.2f} {glass_top:.2f}"
-        f" {rear_top + 10:.2f} {glass_top:.2f}H{max(middle - 2, rear_top + 10):.2f}V{belt - 1:.2f}z"
+        f"M{rear + 5:.2f} {belt - 1:.2f}C{rear + 6:.2f} {glass_top + 5:.2f} {rear_top + 5:.2f}"
+        f" {glass_top:.2f} {rear_top + 10:.2f} {glass_top:.2f}H{max(middle - 2, rear_top + 10):.2f}"
+        f"V{belt - 1:.2f}z"
     )
     front_glass = (
-        f"M{middle + 2:.2f} {glass_top:.2f}H{front_top - 8:.2f}C{front_top:.2f} {glass_top:.2f} {front_top + 3:.2f}"
-        f" {belt - 7:.2f} {front - 7:.2f} {belt - 1:.2f}H{middle + 2:.2f}z"
+        f"M{middle + 2:.2f} {glass_top:.2f}H{front_top - 8:.2f}C{front_top:.2f} {glass_top:.2f}"
+        f" {front_top + 3:.2f} {belt - 7:.2f} {front - 7:.2f} {belt - 1:.2f}H{middle + 2:.2f}z"
     )
     parts = (
         Part(cabin, SECOND),
@@ -89,16 +91,17 @@ def car(p: Proportions) -> Figure:
 
 def boat(p: Proportions) -> Figure:
     """Mast height; hull from a tub to high sweeping ends; length of the mainsail; size of jib and pennant."""
-    head = lerp(25, 5, p[0])
-    mast, deck, foot = 54.0, 56.0, 47.5
+    head = lerp(22.5, 4.5, p[0])
+    mast, deck, foot = lerp(50, 60, p[2]), 57.5, 50.0
     stern = deck - lerp(0, 9, p[1])
     prow = lerp(57, 39, p[1])
     flare = lerp(4, 22, p[1])
     tip = lerp(89, 96, p[1])
     clew = lerp(31, 5, p[2])
-    tack = lerp(68, 91, p[3])
-    jib_head = lerp(head, foot, lerp(0.42, 0.06, p[3]))
-    pennant = lerp(9, 20, p[3])
+    tack = mast + lerp(11, 36, p[3])
+    jib_head = lerp(head, foot, lerp(0.5, 0.0, p[3]))
+    pennant, fold = lerp(7, 26, p[3]), lerp(2, 4.5, p[3])
+    belly = lerp(4, -5, p[3])
     hull = (
         f"M5 {stern:.2f}C22 {deck + 2.5:.2f} 54 {deck + 2.5:.2f} 72 {deck:.2f}"
         f"C80 {deck - 1.5:.2f} 88 {(deck + prow) / 2:.2f} {tip:.2f} {prow:.2f}"
@@ -108,24 +111,24 @@ def boat(p: Proportions) -> Figure:
     rail = (
         f"M3.5 {stern:.2f}C22 {deck + 2.5:.2f} 54 {deck + 2.5:.2f} 72 {deck:.2f}"
         f"C80 {deck - 1.5:.2f} 88 {(deck + prow) / 2:.2f} {tip:.2f} {prow:.2f}"
-        f"L{tip + 0.5:.2f} {prow + 6:.2f}C89 {(deck + prow) / 2 + 6:.2f} 80 {deck + 4:.2f} 72"
-        f" {deck + 5:.2f}C54 {deck + 7.5:.2f} 22 {deck + 7.5:.2f} 5 {stern + 5.5:.2f}z"
+        f"L{tip + 0.5:.2f} {prow + 6:.2f}C89 {(deck + prow) / 2 + 6:.2f} 80 {deck + 4:.2f} 72 {deck + 5:.2f}"
+        f"C54 {deck + 6.5:.2f} 22 {deck + 6.5:.2f} 5 {stern + 5:.2f}z"
     )
     mainsail = (
-        f"M{mast - 1.5:.2f} {head + 3:.2f}C{lerp(40, 28, p[2]):.2f} {head + 12:.2f} {clew + 3:.2f}"
-        f" {foot - 16:.2f} {clew:.2f} {foot - 1:.2f}Q{(clew + mast) / 2:.2f} {foot + 3:.2f} {mast - 1.5:.2f}"
-        f" {foot:.2f}z"
+        f"M{mast - 1.5:.2f} {head + 3:.2f}C{lerp(40, 28, p[2]) + belly:.2f} {head + 12 + belly:.2f}"
+        f" {clew + 3 + belly:.2f} {foot - 14 + belly:.2f} {clew:.2f} {foot - 1:.2f}"
+        f"Q{(clew + mast) / 2:.2f} {foot + 3:.2f} {mast - 1.5:.2f} {foot:.2f}z"
     )
     jib = (
-        f"M{mast + 2.5:.2f} {jib_head:.2f}Q{lerp(64, 80, p[3]):.2f} {(jib_head + foot) / 2 - 3:.2f}"
+        f"M{mast + 2.5:.2f} {jib_head:.2f}Q{mast + lerp(8, 27, p[3]):.2f} {(jib_head + foot) / 2 - 3:.2f}"
         f" {tack:.2f} {min(foot - 2, prow - 2):.2f}Q{(mast + tack) / 2:.2f} {foot:.2f} {mast + 2.5:.2f}"
         f" {foot - 3:.2f}z"
     )
     parts = (
         Part(rounded(mast - 1.6, head - 2, 3.2, deck - head + 6, 1.2), WOOD, 1.5),
         Part(
-            f"M{mast:.2f} {head - 2:.2f}q{pennant * 0.55:.2f} -1 {pennant:.2f} 4q{-pennant * 0.55:.2f} 2"
-            f" {-pennant:.2f} 4z",
+            f"M{mast:.2f} {head - 2:.2f}q{pennant * 0.55:.2f} -1 {pennant:.2f} {fold:.2f}"
+            f"q{-pennant * 0.55:.2f} {fold / 2:.2f} {-pennant:.2f} {fold + 1:.2f}z",
             THIRD,
             1.5,
         ),
@@ -141,7 +144,7 @@ def boat(p: Proportions) -> Figure:
         face=Spot(mast - 16, foot - 14, 24),
         neck=Spot(mast, foot + 2, 26),
         hand=Spot(tip - 4, prow + 2, 26),
-        emblem=Spot(45, 78.3, 30),
+        emblem=Spot(45, 79, 30),
         inside=Spot(33, deck + 2, 42),
     )
 
@@ -150,8 +153,8 @@ def rocket(p: Proportions) -> Figure:
     """Girth; nose length; fin size; hull from a straight tube to a round belly."""
     half = lerp(18.5, 26, p[0])
     tip, nose_base = lerp(15, 5, p[1]), lerp(29, 36, p[1])
-    shoulder = half - lerp(0, 7, p[3])
-    waist = half - lerp(0.5, 8, p[3])
+    shoulder = half - lerp(0, 8, p[3])
+    waist = half - lerp(0.5, 6, p[3])
     fin = lerp(9, 23, p[2])
     fin_top = lerp(74, 54, p[2])
     base, belly = 85.0, 66.0
@@ -201,25 +204,26 @@ def rocket(p: Proportions) -> Figure:
 
 
 def train(p: Proportions) -> Figure:
-    """Chimney height; cab height; size of the driving wheels; girth of the boiler."""
+    """Height of chimney and dome; cab height; size of the driving wheels; girth of the boiler."""
     boiler_bottom = 77.0
     boiler = boiler_bottom - lerp(35, 46, p[3])
     cab = lerp(36, 15, p[1])
     r, small = lerp(7, 12.5, p[2]), lerp(5.5, 9, p[2])
     stack = max(boiler - lerp(7, 30, p[0]), 5)
-    flare, pipe = lerp(5, 12, p[0]), lerp(3.5, 6.5, p[0])
+    flare, pipe, dome = lerp(4.5, 14, p[0]), lerp(2.5, 7.5, p[0]), lerp(4, 20, p[0])
     flue = min(stack + lerp(5, 12, p[0]), boiler - 1)
     middle = (boiler + boiler_bottom) / 2
     parts = (
         Part(f"M{74 - pipe:.2f} {boiler + 3:.2f}V{flue - 1:.2f}H{76 + pipe:.2f}V{boiler + 3:.2f}z", THIRD),
         Part(
-            f"M{75 - flare:.2f} {stack:.2f}H{75 + flare:.2f}Q{75 + flare - 1:.2f} {flue - 3:.2f} {75 + pipe:.2f}"
-            f" {flue:.2f}H{75 - pipe:.2f}Q{75 - flare + 1:.2f} {flue - 3:.2f} {75 - flare:.2f} {stack:.2f}z",
+            f"M{75 - flare:.2f} {stack:.2f}H{75 + flare:.2f}Q{75 + flare - 1:.2f} {flue - 3:.2f}"
+            f" {75 + pipe:.2f} {flue:.2f}H{75 - pipe:.2f}Q{75 - flare + 1:.2f} {flue - 3:.2f}"
+            f" {75 - flare:.2f} {stack:.2f}z",
             THIRD,
         ),
         Part(
-            f"M46 {boiler + 2:.2f}V{boiler - 3:.2f}C46 {boiler - 9:.2f} 60 {boiler - 9:.2f} 60"
-            f" {boiler - 3:.2f}V{boiler + 2:.2f}z",
+            f"M45 {boiler + 2:.2f}V{boiler - dome / 3:.2f}C45 {boiler - dome:.2f} 60 {boiler - dome:.2f} 60"
+            f" {boiler - dome / 3:.2f}V{boiler + 2:.2f}z",
             SECOND,
         ),
         Part(rounded(30, boiler, 58, boiler_bottom - boiler, 8), MAIN),
@@ -255,12 +259,14 @@ def airplane(p: Proportions) -> Figure:
     middle = 57.0
     up, down = middle - half, middle + half - 1
     root = middle + 0.66 * half
-    fin = lerp(33, 7, p[1])
-    fin_back, fin_front = lerp(10, 2, p[1]), lerp(23, 38, p[1])
+    fin, stub = lerp(37, 4.5, p[1]), lerp(15, 30, p[1])
+    fin_back, fin_front = lerp(10, 2, p[1]), lerp(21, 40, p[1])
     wing = lerp(79, 95.5, p[2])
-    wing_x, wing_r = lerp(40, 9, p[2]), lerp(59, 67, p[2])
-    blade = lerp(12, 33, p[3])
-    canopy = up - lerp(2, 16, p[3])
+    wing_x, wing_r = lerp(41, 7, p[2]), lerp(57, 69, p[2])
+    wing_l = lerp(41, 35, p[2])
+    far = up - lerp(1, 13, p[2])
+    blade, cowl = lerp(10, 35, p[3]), lerp(53, 47, p[3])
+    canopy = up - lerp(0, 18, p[3])
     body = (
         f"M5 {middle - 12:.2f}C16 {middle - 13:.2f} 26 {up:.2f} 46 {up:.2f}H56"
         f"C72 {up:.2f} 88 {middle - 12:.2f} 88 {middle + 1:.2f}C88 {middle + 13:.2f} 74 {down:.2f} 58"
@@ -279,10 +285,16 @@ def airplane(p: Proportions) -> Figure:
             SECOND,
         ),
         Part(
-            f"M52 {up + 5:.2f}C54 {canopy:.2f} 60 {canopy:.2f} 64 {canopy:.2f}"
+            f"M{cowl:.2f} {up + 5:.2f}C{cowl + 2:.2f} {canopy:.2f} 60 {canopy:.2f} 64 {canopy:.2f}"
             f"C72 {canopy:.2f} 78 {up + 4:.2f} 80 {up + 8:.2f}z",
             GLASS,
             1.8,
+        ),
+        Part(
+            f"M32 {up + 8:.2f}L{lerp(35, 25, p[2]):.2f} {far + 4:.2f}"
+            f"Q{lerp(34, 24, p[2]):.2f} {far:.2f} {lerp(38, 29, p[2]):.2f} {far:.2f}"
+            f"Q{lerp(46, 42, p[2]):.2f} {far:.2f} {lerp(50, 54, p[2]):.2f} {up + 8:.2f}z",
+            THIRD,
         ),
         Part(body, MAIN),
         Part(
@@ -306,13 +318,14 @@ def airplane(p: Proportions) -> Figure:
         Part(
             f"M{wing_r:.2f} {root + 1:.2f}C{wing_r - 4:.2f} {max(wing - 8, root + 4):.2f} {wing_x + 18:.2f}"
             f" {wing:.2f} {wing_x + 6:.2f} {wing:.2f}Q{wing_x:.2f} {wing:.2f} {wing_x + 2:.2f}"
-            f" {wing - 5:.2f}Q{(wing_x + 38) / 2 + 4:.2f} {(wing + root) / 2 + 1:.2f} 38 {root:.2f}"
-            f"Q50 {root - 2:.2f} {wing_r:.2f} {root + 1:.2f}z",
+            f" {wing - 5:.2f}Q{(wing_x + wing_l) / 2 + 4:.2f} {(wing + root) / 2 + 1:.2f} {wing_l:.2f}"
+            f" {root:.2f}Q50 {root - 2:.2f} {wing_r:.2f} {root + 1:.2f}z",
             THIRD,
         ),
         Part(
-            f"M3 {middle - 8:.2f}Q2 {middle - 11:.2f} 7 {middle - 11:.2f}H20"
-            f"Q25 {middle - 8:.2f} 20 {middle - 6:.2f}Q10 {middle - 3:.2f} 3 {middle - 8:.2f}z",
+            f"M3 {middle - 8:.2f}Q2 {middle - 11:.2f} 7 {middle - 11:.2f}H{stub:.2f}"
+            f"Q{stub + 5:.2f} {middle - 8:.2f} {stub:.2f} {middle - 6:.2f}"
+            f"Q10 {middle - 3:.2f} 3 {middle - 8:.2f}z",
             THIRD,
             1.8,
         ),
@@ -332,7 +345,7 @@ def house(p: Proportions) -> Figure:
     half = lerp(32, 41, p[1])
     wall = 95 - lerp(36, 48, p[2])
     ridge = wall - lerp(18, 38, p[0])
-    flat, sweep = lerp(1, 23, p[3]), lerp(6, -7, p[3])
+    flat, sweep = lerp(1, 24, p[3]), lerp(7, -7, p[3])
     left, right = 50 - half, 50 + half
     eave = min(half + 6, 47)
     curve = (wall + ridge) / 2
@@ -340,9 +353,9 @@ def house(p: Proportions) -> Figure:
     roof = (
         f"M{50 - eave:.2f} {wall:.2f}Q{50 - eave - 1:.2f} {wall - 3:.2f} {50 - eave + 3:.2f} {wall - 6:.2f}"
         f"Q{50 - (eave + flat) / 2 + sweep:.2f} {curve:.2f} {50 - flat:.2f} {ridge + 1:.2f}"
-        f"Q50 {ridge - 2:.2f} {50 + flat:.2f} {ridge + 1:.2f}Q{50 + (eave + flat) / 2 - sweep:.2f} {curve:.2f}"
-        f" {50 + eave - 3:.2f} {wall - 6:.2f}Q{50 + eave + 1:.2f} {wall - 3:.2f} {50 + eave:.2f} {wall:.2f}"
-        f"Q50 {wall + 3:.2f} {50 - eave:.2f} {wall:.2f}z"
+        f"Q50 {ridge - 2:.2f} {50 + flat:.2f} {ridge + 1:.2f}Q{50 + (eave + flat) / 2 - sweep:.2f}"
+        f" {curve:.2f} {50 + eave - 3:.2f} {wall - 6:.2f}Q{50 + eave + 1:.2f} {wall - 3:.2f} {50 + eave:.2f}"
+        f" {wall:.2f}Q50 {wall + 3:.2f} {50 - eave:.2f} {wall:.2f}z"
     )
     pane = right - 13.5
     attic = lerp(ridge, wall, 0.6)
@@ -355,8 +368,8 @@ def house(p: Proportions) -> Figure:
         Part(ellipse(50, attic, 5), GLASS, 1.8),
         Part(f"M50 {attic - 5:.2f}v10M45 {attic:.2f}h10", "none", 1.1),
         Part(
-            f"M{left + 3:.2f} 95V{door_top + 6:.2f}Q{left + 3:.2f} {door_top:.2f} {left + 9.5:.2f} {door_top:.2f}"
-            f"Q{left + 16:.2f} {door_top:.2f} {left + 16:.2f} {door_top + 6:.2f}V95z",
+            f"M{left + 3:.2f} 95V{door_top + 6:.2f}Q{left + 3:.2f} {door_top:.2f} {left + 9.5:.2f}"
+            f" {door_top:.2f}Q{left + 16:.2f} {door_top:.2f} {left + 16:.2f} {door_top + 6:.2f}V95z",
             THIRD,
             1.8,
         ),
@@ -392,7 +405,7 @@ def castle(p: Proportions) -> Figure:
     half = lerp(20, 27, p[2])
     lip = lerp(0.5, 5, p[3])
     crown = lerp(9, 14, p[3])
-    flag = lerp(9, 14, p[3])
+    flag = lerp(11, 15, p[3])
     parts: list[Part] = []
     outer = 46 - max(0.0, lip - 1.5)
     for s in (-1, 1):
@@ -431,8 +444,8 @@ def castle(p: Proportions) -> Figure:
             MAIN,
         ),
         Part(_battlement(50 - half - lip, 50 + half + lip, keep, keep + crown, 4), MAIN),
-        Part("M37.5 95V88C37.5 77 62.5 77 62.5 88V95z", THIRD),
-        Part("M45.5 81V95M54.5 81V95M38 88.5H62", "none", 1.2),
+        Part("M36 95V88C36 76 64 76 64 88V95z", THIRD),
+        Part("M45 81V95M55 81V95M36.5 88.5H63.5", "none", 1.2),
     ]
     return Figure(
         tuple(parts),
@@ -447,7 +460,7 @@ def castle(p: Proportions) -> Figure:
 def lighthouse(p: Proportions) -> Figure:
     """Width at the foot; height; size of the lamp room; roof, gallery and beams from slight to broad."""
     foot = lerp(21, 31, p[0])
-    gallery = lerp(47, 34, p[1])
+    gallery = lerp(44, 34, p[1])
     neck = 12.5
     lamp_h, lamp_w = lerp(8, 15, p[2]), lerp(6, 12, p[2])
     roof_h, deck, ray = lerp(6, 15, p[3]), lerp(16, 25, p[3]), lerp(6, 13, p[3])
@@ -481,8 +494,9 @@ def lighthouse(p: Proportions) -> Figure:
         Part(rounded(50 - lamp_w, lamp - 1, 2 * lamp_w, gallery - lamp, 1), LAMP, 1.8),
         Part(f"M50 {lamp:.2f}V{gallery:.2f}", "none", 1.4),
         Part(
-            f"M{50 - lamp_w - 4:.2f} {lamp + 1:.2f}Q{50 - lamp_w:.2f} {lerp(lamp, roof, 0.85):.2f} 50 {roof:.2f}"
-            f"Q{50 + lamp_w:.2f} {lerp(lamp, roof, 0.85):.2f} {50 + lamp_w + 4:.2f} {lamp + 1:.2f}z",
+            f"M{50 - lamp_w - 4:.2f} {lamp + 1:.2f}Q{50 - lamp_w:.2f} {lerp(lamp, roof, 0.85):.2f} 50"
+            f" {roof:.2f}Q{50 + lamp_w:.2f} {lerp(lamp, roof, 0.85):.2f} {50 + lamp_w + 4:.2f}"
+            f" {lamp + 1:.2f}z",
             SECOND,
         ),
         Part(rounded(50 - deck, gallery - 3.5, 2 * deck, 7.5, 2.5), THIRD),
@@ -516,7 +530,7 @@ def windmill(p: Proportions) -> Figure:
     foot = lerp(20, 32, p[1])
     neck = lerp(13.5, 18, p[1])
     breadth = lerp(6.5, 13, p[2])
-    cap, brim, lip = hub - lerp(7, 30, p[3]), hub + 5, lerp(1.5, 7, p[3])
+    cap, brim, lip = hub - lerp(6, 31, p[3]), hub + 5, lerp(0.5, 8, p[3])
     eave = neck + lip
     parts: list[Part] = [
         Part(
