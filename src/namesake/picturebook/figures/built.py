@@ -259,7 +259,7 @@ def airplane(p: Proportions) -> Figure:
     middle = 57.0
     up, down = middle - half, middle + half - 1
     root = middle + 0.66 * half
-    fin, stub = lerp(37, 4.5, p[1]), lerp(15, 30, p[1])
+    fin, stub = lerp(40, 4.5, p[1]), lerp(13, 31, p[1])
     fin_back, fin_front = lerp(10, 2, p[1]), lerp(21, 40, p[1])
     wing = lerp(79, 95.5, p[2])
     wing_x, wing_r = lerp(41, 7, p[2]), lerp(57, 69, p[2])
