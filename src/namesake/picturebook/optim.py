@@ -30,6 +30,7 @@ class MuonAndAdamW:
         lr_rest: rate of AdamW.
         plain: endings of names that AdamW takes although they are matrices, e.g. the first and the last convolution.
         gentle: prefixes of names whose every parameter AdamW takes at `lr_gentle`.
+        ns_steps: Newton-Schulz iterations of Muon.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class MuonAndAdamW:
         plain: tuple[str, ...] = (),
         gentle: tuple[str, ...] = (),
         lr_gentle: float = 0.0,
+        ns_steps: int = 5,
     ) -> None:
         matrices: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
@@ -55,7 +57,7 @@ class MuonAndAdamW:
                 rest.append(parameter)
         self._matrices = matrices
         self._views = [nn.Parameter(_as_matrix(p.data)) for p in matrices]
-        self._muon = torch.optim.Muon(self._views, lr=lr_matrix, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        self._muon = torch.optim.Muon(self._views, lr=lr_matrix, weight_decay=0.01, momentum=0.95, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw")
         groups: list[dict[str, Any]] = [{"params": rest, "lr": lr_rest}]
         if slow:
             groups.append({"params": slow, "lr": lr_gentle})

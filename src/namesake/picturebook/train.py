@@ -81,9 +81,9 @@ class Preset:
 _CPU = Preset(
     world=SMALL_WORLD,
     drawings=60_000,
-    autoencoder=Stage(9_000, 24, 2e-3, 1e-3, decay=0.5, average=0.99),
+    autoencoder=Stage(3_600, 24, 2e-3, 1e-3, decay=0.5, average=0.99),
     decoder=Stage(3_000, 16, 1e-3, 5e-4, decay=0.7, average=0.99),
-    unet=Stage(9_000, 32, 3e-3, 1e-3, 1e-3, warmup=200, sheet_every=600),
+    unet=Stage(20_000, 48, 3e-3, 1e-3, 1e-3, warmup=200, sheet_every=600),
     image_encoder=Stage(2_500, 64, 2e-3, 1e-3, decay=0.6),
     judge_drawings=60_000,
     judge_minutes=20,
@@ -133,12 +133,12 @@ def world_words(world: World, samples: int = 8000) -> list[str]:
 
 
 def make_autoencoder() -> nn.Module:
-    """64 px to 8x8 with 16 channels; 2.5 M parameters."""
+    """64 px to 8x8 with 16 channels; 3.2 M parameters."""
     from diffusers import AutoencoderKL
 
     blocks = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, down_block_types=blocks[0], up_block_types=blocks[1], block_out_channels=(24, 64, 128, 176),
+        in_channels=3, out_channels=3, down_block_types=blocks[0], up_block_types=blocks[1], block_out_channels=(24, 48, 96, 128),
         layers_per_block=1, latent_channels=16, norm_num_groups=8, sample_size=64, scaling_factor=1.0, mid_block_add_attention=False,
     )  # fmt: skip
     with torch.no_grad():  # the posterior begins narrow (log-variance -5), or its noise drowns the first picture
@@ -339,21 +339,29 @@ def _reconstruction_sheet(vae: nn.Module, pictures: Tensor, path: Path) -> float
     return psnr(y, x)
 
 
-def train_autoencoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
-    """Encoder and decoder on random 32 px crops (half the steps) and whole pictures, then latents brought to mean 0 and deviation 1."""
+def train_autoencoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator, *, decoder_only: bool = False) -> None:
+    """Encoder and decoder on random 32 px crops and whole pictures, then latents brought to mean 0 and deviation 1.
+
+    Args:
+        decoder_only: train the decoder alone, from the weights in the model folder, on whole pictures. Latents stay what they are,
+            so this can follow the U-Net's training.
+    """
     from safetensors.torch import load_file
 
+    name, stage = ("decoder", preset.decoder) if decoder_only else ("autoencoder", preset.autoencoder)
     vae = make_autoencoder()
-    if (model / "vae").exists() and not (work / "autoencoder.ckpt").exists():
+    if (model / "vae").exists() and not (work / f"{name}.ckpt").exists():
         vae.load_state_dict(load_file(model / "vae" / "diffusion_pytorch_model.safetensors"))
+    if decoder_only:
+        vae.encoder.requires_grad_(False)  # type: ignore[operator,union-attr]
+        vae.quant_conv.requires_grad_(False)  # type: ignore[operator,union-attr]
     module = _Autoencoding(vae).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     pictures = torch.from_numpy(read_ahead(work / "drawings")[0])
     held = torch.from_numpy(np.stack([d.picture for d, _ in (Drawings("tuning", preset.world)[i] for i in range(64))])).to(accelerator.device)
-    stage = preset.autoencoder
     optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("conv_in.weight", "conv_out.weight"))
 
     def batches(rng: np.random.Generator, count: int) -> Tensor:
-        whole = rng.uniform() < 0.25
+        whole = decoder_only or rng.uniform() < 0.25
         chosen = pictures[rng.integers(len(pictures), size=max(1, count // 4) if whole else count)]
         if whole:
             return _floats(chosen.to(accelerator.device))
@@ -363,15 +371,16 @@ def train_autoencoder(preset: Preset, work: Path, model: Path, accelerator: Acce
 
     def loss(module: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
         output, kl = module(batch)
-        return reconstruction_loss(output, batch) + 1e-4 * kl, {"kl": float(kl), "psnr": psnr(output.detach(), batch)}
+        return reconstruction_loss(output, batch) + 1e-4 * kl, {"kl": float(kl.detach()), "psnr": psnr(output.detach(), batch)}
 
     def sheet(module: nn.Module, step: int) -> dict[str, float]:
-        return {"held psnr": _reconstruction_sheet(module.vae, held, work / "sheets" / f"autoencoder-{step:06d}.png")}  # type: ignore[arg-type]
+        return {"held psnr": _reconstruction_sheet(module.vae, held, work / "sheets" / f"{name}-{step:06d}.png")}  # type: ignore[arg-type]
 
-    averaged = run_stage("autoencoder", stage, module, optimizer, loss, batches, work, accelerator, sheet)
+    averaged = run_stage(name, stage, module, optimizer, loss, batches, work, accelerator, sheet)
     if accelerator.is_main_process:
         vae = averaged.vae.to("cpu")  # type: ignore[union-attr,operator]
-        normalize_latents(vae, pictures[:2000])
+        if not decoder_only:
+            normalize_latents(vae, pictures[:2000])
         vae.to(torch.float16).save_pretrained(model / "vae")
 
 
@@ -442,7 +451,7 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     cumulative = scheduler.alphas_cumprod.to(accelerator.device)
     stage = preset.unet
     plain = ("conv_in.weight", "conv_out.weight")
-    optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain, ("text.",), stage.lr_gentle)
+    optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain, ("text.",), stage.lr_gentle, ns_steps=4)
 
     def batches(rng: np.random.Generator, count: int) -> tuple[Tensor, ...]:
         chosen = rng.integers(len(latents), size=count)
@@ -575,7 +584,7 @@ def _drawn(preset: Preset, work: Path) -> Iterator[int]:
     yield from draw_ahead(work / "drawings", preset.drawings, world=preset.world)
 
 
-STAGES = ("tokenizer", "drawings", "autoencoder", "unet", "image_encoder", "judge")
+STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "unet", "image_encoder", "decoder")
 
 
 def main(preset: str = "cpu", work: Path = Path("out/picturebook"), model: Path | None = None, stage: str = "", steps: int = 0) -> None:
@@ -608,8 +617,8 @@ def main(preset: str = "cpu", work: Path = Path("out/picturebook"), model: Path 
                 task = progress.add_task("drawings", total=recipe.drawings)
                 for done in _drawn(recipe, work):
                     progress.update(task, completed=done)
-        elif name == "autoencoder":
-            train_autoencoder(recipe, work, model, accelerator)
+        elif name in ("autoencoder", "decoder"):
+            train_autoencoder(recipe, work, model, accelerator, decoder_only=name == "decoder")
         elif name == "unet":
             train_unet(recipe, work, model, accelerator)
         elif name == "image_encoder":

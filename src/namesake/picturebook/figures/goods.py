@@ -186,8 +186,8 @@ def boot(p: Proportions) -> Figure:
 
 def shirt(p: Proportions) -> Figure:
     """p: width of the body, length of the sleeves, length of the body, flare of sleeves and hem."""
-    w, top, flare = lerp(19, 28, p[0]), lerp(36, 20, p[2]), lerp(-2.5, 8, p[3])
-    angle, length, cuff = radians(lerp(16, 57, p[1])), lerp(17, 37, p[1]), lerp(11, 27, p[3])
+    w, top, flare = lerp(19, 28, p[0]), lerp(36, 20, p[2]), lerp(-3.5, 9, p[3])
+    angle, length, cuff = radians(lerp(16, 57, p[1])), lerp(17, 37, p[1]), lerp(10, 28, p[3])
     along, across = (cos(angle), sin(angle)), (-sin(angle), cos(angle))
     neck = 12.0
     parts: list[Part] = []

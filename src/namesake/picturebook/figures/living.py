@@ -183,10 +183,10 @@ def dog(p: Proportions) -> Figure:
     legs, depth = lerp(13, 26, p[2]), lerp(34, 40, p[0])
     belly = 96 - legs
     back = belly - depth
-    rear, chest = lerp(30, 13, p[3]), lerp(62, 65, p[0])
+    rear, chest = lerp(25, 13.5, p[3]), lerp(62, 65, p[0])
     hx, hy, r = 67.0, back + 3, 18.0
 
-    tail = _ribbon((rear + 6, back + 12), (rear - 8, back + 8), (rear - 15, back - 8), (rear - 4, back - 15), 8.5, 10)
+    tail = _ribbon((rear + 6, back + 12), (rear - 6, back + 8), (rear - 9, back - 8), (rear + 1, back - 15), 8, 10)
     body = _smooth(
         [
             (rear + 2, back + 0.25 * depth),
@@ -236,7 +236,7 @@ def dog(p: Proportions) -> Figure:
             (hx + 6, hy + 5.5),
         ]
     )
-    reach, width, top = lerp(14, 48, p[1]), lerp(6, 17, p[1]), hy - r
+    reach, width, top = lerp(12, 48, p[1]), lerp(5, 15, p[1]), hy - r
     ear = _smooth(
         [
             (hx - 5, top + 1),
@@ -259,7 +259,7 @@ def dog(p: Proportions) -> Figure:
         face=Spot(hx + 8.5, hy - 5.5, 24),
         neck=Spot(hx - 7, hy + 0.95 * r, 30),
         hand=Spot(hx + 24, hy + 12, 28),
-        emblem=Spot((rear + 52) / 2, back + depth / 2, 30),
+        emblem=Spot(rear + 16, back + depth / 2 + 2, 30),
     )
 
 
@@ -288,11 +288,11 @@ def bird(p: Proportions) -> Figure:
     )
     # The tail is a fan of three feathers.
     tx, ty = bx - 0.8 * rx, by + 0.02 * ry
-    length, fan = lerp(13, 47, p[1]), lerp(0.2, 0.42, p[1])
+    length, fan = lerp(11, 48, p[1]), lerp(0.2, 0.42, p[1])
     feathers = []
     for side in (1, -1, 0):
         angle = pi * lerp(0.97, 1.29, p[1]) + side * fan
-        tip = (max(tx + length * cos(angle), 4.5), ty + length * sin(angle))
+        tip = (max(tx + length * cos(angle), 4.5), max(ty + length * sin(angle), 6.0))
         feathers.append(Part(_leaf((tx + 10, ty + 2), tip, lerp(9, 20, p[1])), THIRD, 1.9))
     # The wing is raised, its trailing edge three rounded feathers.
     wx, wy, turn = bx + 2, by - 0.2 * ry, pi * lerp(1.04, 1.34, p[3])
@@ -502,9 +502,9 @@ def flower(p: Proportions) -> Figure:
     span, lift, width = lerp(24, 43, p[2]), lerp(4, 23, p[2]), lerp(11, 20, p[2])
     parts = [Part(rounded(46.5, cy, 7, 96 - cy, 2), THIRD)]
     for s in (-1, 1):
-        tip = (50 + s * span, 92 - lift)
-        parts.append(Part(_leaf((50, 92), tip, width, lift=-3), THIRD))
-        vein = _d("M", 50 + s * 5, 91.5, "Q", 50 + s * 0.5 * span, 94 - 0.5 * lift, 50 + s * 0.75 * span, tip[1] + 6)
+        tip = (50 + s * span, 90.5 - lift)
+        parts.append(Part(_leaf((50, 91), tip, width, lift=-3), THIRD))
+        vein = _d("M", 50 + s * 5, 90.5, "Q", 50 + s * 0.5 * span, 92.5 - 0.5 * lift, 50 + s * 0.75 * span, tip[1] + 6)
         parts.append(_stroke(vein, 1.3))
     parts += [Part(outline + "z"), *seams, Part(ellipse(50, ey, eye), SECOND)]
     return Figure(
@@ -594,7 +594,7 @@ def mushroom(p: Proportions) -> Figure:
 
 def palm(p: Proportions) -> Figure:
     """A palm on its mound: length of the fronds, how they droop, lean of the trunk, height of the trunk."""
-    reach, droop, foot = lerp(32, 44, p[0]), lerp(-0.12, 0.36, p[1]), lerp(62, 26, p[2])
+    reach, droop, foot = lerp(32, 44, p[0]), lerp(-0.04, 0.42, p[1]), lerp(62, 26, p[2])
     cx, cy = 50.0, lerp(54, 39, p[3])
 
     trunk = _ribbon((foot, 94), (lerp(foot, cx, 0.1), 80), (cx, lerp(cy, 96, 0.5)), (cx, cy + 4), 15, 11)
