@@ -81,7 +81,7 @@ class Preset:
 _CPU = Preset(
     world=SMALL_WORLD,
     drawings=60_000,
-    autoencoder=Stage(3_600, 24, 2e-3, 1e-3, decay=0.5, average=0.99),
+    autoencoder=Stage(2_200, 24, 2e-3, 1e-3, decay=0.5, average=0.99),
     decoder=Stage(3_000, 16, 1e-3, 5e-4, decay=0.7, average=0.99),
     unet=Stage(20_000, 48, 3e-3, 1e-3, 1e-3, warmup=200, sheet_every=600),
     image_encoder=Stage(2_500, 64, 2e-3, 1e-3, decay=0.6),
@@ -133,17 +133,17 @@ def world_words(world: World, samples: int = 8000) -> list[str]:
 
 
 def make_autoencoder() -> nn.Module:
-    """64 px to 8x8 with 16 channels; 3.2 M parameters."""
+    """64 px to 16x16 with 8 channels; 1.4 M parameters. 8x8 with 16 channels was still blurred after 20 minutes (LOG.md)."""
     from diffusers import AutoencoderKL
 
-    blocks = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    blocks = ("DownEncoderBlock2D",) * 3, ("UpDecoderBlock2D",) * 3
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, down_block_types=blocks[0], up_block_types=blocks[1], block_out_channels=(24, 48, 96, 128),
-        layers_per_block=1, latent_channels=16, norm_num_groups=8, sample_size=64, scaling_factor=1.0, mid_block_add_attention=False,
+        in_channels=3, out_channels=3, down_block_types=blocks[0], up_block_types=blocks[1], block_out_channels=(24, 48, 96),
+        layers_per_block=1, latent_channels=8, norm_num_groups=8, sample_size=64, scaling_factor=1.0, mid_block_add_attention=False,
     )  # fmt: skip
     with torch.no_grad():  # the posterior begins narrow (log-variance -5), or its noise drowns the first picture
-        vae.quant_conv.weight[16:] *= 0.1
-        vae.quant_conv.bias[16:] = -5.0
+        vae.quant_conv.weight[8:] *= 0.1
+        vae.quant_conv.bias[8:] = -5.0
     return vae
 
 
@@ -165,13 +165,13 @@ def make_text_encoder(tokenizer: Any) -> nn.Module:
 
 
 def make_unet() -> nn.Module:
-    """SD's layout on 8x8 latents with cross-attention on both levels; 14.0 M parameters."""
+    """SD's layout on 16x16 latents: a plain block above two with cross-attention (8x8 and 4x4); 13.5 M parameters."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=8, in_channels=16, out_channels=16, down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2, block_out_channels=(128, 224), layers_per_block=1, cross_attention_dim=256,
-        attention_head_dim=8, norm_num_groups=16,
+        sample_size=16, in_channels=8, out_channels=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), block_out_channels=(48, 128, 224), layers_per_block=1,
+        cross_attention_dim=256, attention_head_dim=8, norm_num_groups=16,
     )  # fmt: skip
 
 
@@ -399,28 +399,32 @@ def normalize_latents(vae: Any, pictures: Tensor) -> None:
 
 
 @torch.no_grad()
-def encode_ahead(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """Latents (posterior means, fp16 `[N, 16, 8, 8]`) and token ids (`[N, 48]`) of all drawings, encoded once and kept on disk."""
+def encode_ahead(work: Path, model: Path, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """Latents (posterior means, fp16 `[N, 8, 16, 16]`) and token ids (`[N, 48]`) of all drawings.
+
+    Every shard is encoded once, by one of the processes, and kept beside its drawings as `NNNN.latents.npy`.
+    """
     from diffusers import AutoencoderKL
     from rich.progress import track
     from transformers import CLIPTokenizer
 
-    where = work / "latents.npy"
-    texts = [text for shard in sorted((work / "drawings").glob("????.json")) for text in json.loads(shard.read_text())]
-    if accelerator.is_main_process and not where.exists():
-        vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(accelerator.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    shards = sorted((work / "drawings").glob("????.json"))
+    todo = [shard for shard in shards if not shard.with_suffix(".latents.npy").exists()]
+    mine = todo[accelerator.process_index :: accelerator.num_processes]
+    vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(accelerator.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for shard in track(mine, "encode", disable=not accelerator.is_main_process):
         parts = []
-        for shard in track(sorted((work / "drawings").glob("????.npy")), "encode"):
-            for chunk in torch.from_numpy(np.load(shard)).split(250):
-                with torch.autocast(accelerator.device.type, torch.bfloat16):
-                    moments = vae.quant_conv(vae.encoder(_floats(chunk.to(accelerator.device))))
-                parts.append(moments.chunk(2, 1)[0].half().cpu())
-        np.save(work / "latents.part.npy", torch.cat(parts).contiguous().numpy())
-        os.replace(work / "latents.part.npy", where)
+        for chunk in torch.from_numpy(np.load(shard.with_suffix(".npy"))).split(250):
+            with torch.autocast(accelerator.device.type, torch.bfloat16):
+                moments = vae.quant_conv(vae.encoder(_floats(chunk.to(accelerator.device))))
+            parts.append(moments.chunk(2, 1)[0].half().cpu().contiguous())
+        np.save(shard.with_suffix(".part.npy"), torch.cat(parts).numpy())
+        os.replace(shard.with_suffix(".part.npy"), shard.with_suffix(".latents.npy"))
     accelerator.wait_for_everyone()
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    texts = [text for shard in shards for text in json.loads(shard.read_text())]
     ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
-    return torch.from_numpy(np.load(where, mmap_mode="r")), ids
+    return torch.from_numpy(np.concatenate([np.load(shard.with_suffix(".latents.npy")) for shard in shards])), ids
 
 
 class _Denoising(nn.Module):
@@ -440,7 +444,7 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-    latents, ids = encode_ahead(preset, work, model, accelerator)
+    latents, ids = encode_ahead(work, model, accelerator)
     unet, text = make_unet(), make_text_encoder(tokenizer)
     if (model / "unet").exists() and not (work / "unet.ckpt").exists():
         unet.load_state_dict(load_file(model / "unet" / "diffusion_pytorch_model.safetensors"))
@@ -496,7 +500,8 @@ def sample_latents(module: Any, ids: Tensor, empty: Tensor, *, steps: int = 15, 
     scheduler: Any = DPMSolverMultistepScheduler.from_config(make_scheduler().config)
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(len(ids), 16, 8, 8, generator=generator).to(device)
+    config = module.unet.config
+    x = torch.randn(len(ids), config.in_channels, config.sample_size, config.sample_size, generator=generator).to(device)
     words = torch.cat([empty.expand_as(ids), ids]).to(device)
     states = module.text(input_ids=words)[0]
     for t in scheduler.timesteps:
