@@ -1,0 +1,327 @@
+"""The command line: each command reads its options, calls one function and says what came of it.
+
+Nothing heavy is imported before a command needs it, so that `namesake --help` answers at once.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from namesake.errors import Refusal
+
+if TYPE_CHECKING:
+    from namesake.recipes import Progress
+
+app = typer.Typer(
+    name="namesake",
+    help="One picture gets its own word: personalize a text-to-image diffusion model from a single picture.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+picturebook = typer.Typer(help="The picture book: its drawings, its model, its judge.", no_args_is_help=True)
+app.add_typer(picturebook, name="picturebook")
+
+# What typer raises for a command line that it cannot read. Newer versions carry click inside, and name it nowhere.
+Unreadable: Any = typer.BadParameter.__mro__[2]
+
+Pictures = Annotated[list[Path], typer.Argument(metavar="PICTURE", help="One picture or several of one thing.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        envvar="NAMESAKE_MODEL",
+        help="picturebook, a diffusers folder, a hub id or a .safetensors checkpoint.",
+    ),
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same result.")]
+Class = Annotated[str | None, typer.Option("--class", metavar="WORD", help="What the picture shows, such as cat.")]
+
+
+@app.command()
+def personalize(
+    pictures: Pictures,
+    word: Annotated[
+        str | None, typer.Option(metavar="WORD", help="The new word, such as <my-cat>; made of the class by default.")
+    ] = None,
+    class_word: Class = None,
+    model: Model = "picturebook",
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps of tuning; more are closer to the picture.")
+    ] = None,
+    seed: Seed = 0,
+    mask: Annotated[bool, typer.Option("--mask", help="Look only at what the picture's alpha channel leaves.")] = False,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The concept file to write, or a folder for it.")
+    ] = Path(),
+) -> None:
+    """Give what a picture shows a word of its own, in a small file."""
+    from namesake import recipes
+
+    made = recipes.personalize(
+        pictures,
+        word=word,
+        class_word=class_word,
+        model=model,
+        steps=steps,
+        seed=seed,
+        mask=mask,
+        output=output,
+        report=_report(),
+    )
+    assert made.path is not None
+    name = made.edit.placeholders[0]
+    seconds = sum(made.seconds.values())
+    print(f"{made.path}: {name}, {made.path.stat().st_size / 1000:,.0f} kB, {seconds:.1f} s")
+    other = "" if model == "picturebook" or os.environ.get("NAMESAKE_MODEL") == model else f" --model {_quoted(model)}"
+    print(f'Next: namesake generate "{name} on the beach" --concept {_quoted(made.path)}{other}')
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help='What to draw, such as "<my-cat> on the beach, watercolor".')
+    ],
+    concept: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A concept file; give it again for a second one.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Personalize this picture first, and keep no file.")
+    ] = None,
+    class_word: Class = None,
+    model: Model = "picturebook",
+    count: Annotated[int, typer.Option(metavar="N", help="How many pictures.")] = 4,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the scheduler.")] = 25,
+    guidance: Annotated[
+        float | None, typer.Option(metavar="X", help="How strictly the prompt is followed; 1 is without.")
+    ] = None,
+    blend: Annotated[
+        float | None, typer.Option(metavar="X", help="0 follows the prompt most, 1 the picture (alpha_blend).")
+    ] = None,
+    scale: Annotated[float, typer.Option(metavar="X", help="The factor on the concept's weight offsets.")] = 1.0,
+    scheduler: Annotated[
+        str, typer.Option(metavar="NAME", help="dpm++, ddim, euler, ... or a class of diffusers.")
+    ] = "dpm++",
+    size: Annotated[int | None, typer.Option(metavar="N", help="Pixels a side; the model's own by default.")] = None,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Also on other weights of the same architecture.")
+    ] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to.")] = Path(
+        "out"
+    ),
+) -> None:
+    """Draw pictures of a prompt, with new words in it or without."""
+    from namesake import recipes
+
+    paths = recipes.generate_pictures(
+        prompt,
+        concepts=concept or (),
+        picture=picture,
+        class_word=class_word,
+        model=model,
+        count=count,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        blend=blend,
+        scale=scale,
+        scheduler=scheduler,
+        size=size,
+        output_dir=output,
+        any_base=any_base,
+        report=_report(),
+    )
+    print(*paths, sep="\n")
+
+
+@app.command()
+def show(
+    concept: Annotated[Path, typer.Argument(metavar="FILE", help="A concept file.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", envvar="NAMESAKE_MODEL", help="Where to look up the nearest words.")
+    ] = None,
+) -> None:
+    """Say what a concept file holds, how and when it was made."""
+    from namesake import recipes
+
+    print(recipes.show(concept, model))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to.")] = Path(
+        "out/demo"
+    ),
+) -> None:
+    """Draw the shipped example picture in new scenes."""
+    from namesake import recipes
+
+    made = recipes.demo(output, _report())
+    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.seconds.items())
+    print(f"{made.sheet}")
+    print(f"{times}; peak memory {made.memory / 2**20:,.0f} MiB")
+    print(f"{made.concept}: {made.concept.stat().st_size / 1000:,.0f} kB")
+    print(f"Next: {made.next_command}")
+
+
+@picturebook.command("draw")
+def picturebook_draw(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR")] = Path("out/picturebook/sheets"),
+    seed: Seed = 0,
+) -> None:
+    """Write contact sheets of the picture book's drawings."""
+    from namesake.picturebook import draw_sheets
+
+    print(*draw_sheets.main(output, seed), sep="\n")
+
+
+@picturebook.command("train")
+def picturebook_train(
+    preset: Annotated[str, typer.Option(metavar="NAME", help="cpu or gpu.")] = "cpu",
+    work: Annotated[Path, typer.Option(metavar="DIR", help="Drawings, checkpoints, curves, sheets.")] = Path(
+        "out/picturebook"
+    ),
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder to write; the shipped one by default.")
+    ] = None,
+    stage: Annotated[str, typer.Option(metavar="NAME", help="One stage only.")] = "",
+    steps: Annotated[int, typer.Option(metavar="N", help="Another number of steps for that stage.")] = 0,
+) -> None:
+    """Train the model and its judge, on from where it stopped."""
+    from namesake.picturebook import train
+
+    if steps < 0:
+        raise Refusal(f"The number of steps is {steps}; a positive one is wanted.")
+    if steps and not stage:
+        raise Refusal("Another number of steps is for one stage; name it with --stage.")
+    train.main(preset, work, model, stage, steps)
+
+
+@picturebook.command("check")
+def picturebook_check(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR")] = Path("out/picturebook/check"),
+) -> None:
+    """Measure model and judge; exit with 0 where all bars hold."""
+    from namesake.picturebook import check
+
+    if not check.main(output):
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status. What the user did wrong is one sentence, never a traceback."""
+    _quiet()
+    try:
+        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except Refusal as refusal:
+        return _fail(str(refusal), 2)
+    except Unreadable as error:
+        text = error.format_message()
+        if text.startswith("Usage:"):  # no command was named
+            print(text)
+            return 2
+        return _fail(f"{text.rstrip('.')}; see --help.", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped", 130)
+    except BrokenPipeError:
+        # The reader has gone; Python would complain again when it flushes at the end.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        return _fail("There is not enough memory for this; try a smaller picture, size or model.", 2)
+    except OSError as error:
+        place = f'"{error.filename}": ' if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}.", 2)
+    except RuntimeError as error:
+        # How torch says it, on the CPU and on a GPU.
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            return _fail("There is not enough memory for this; try a smaller picture, size or model.", 2)
+        raise
+
+
+def _fail(sentence: str, status: int) -> int:
+    with suppress(OSError):
+        print(f"namesake: {sentence}", file=sys.stderr)
+    return status
+
+
+def _quiet() -> None:
+    """Keep what the libraries say from the user; to be called before they are imported."""
+    for name, value in {
+        "DIFFUSERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TQDM_DISABLE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+
+
+def _quoted(value: str | Path) -> str:
+    import shlex
+
+    return shlex.quote(str(value))
+
+
+def _report() -> Any:
+    """What long calls tell goes to standard error: warnings always, the rest only where a person reads it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from namesake.recipes import Report
+
+    console = Console(stderr=True)
+
+    class Terminal(Report):
+        def warn(self, sentence: str) -> None:
+            console.print(f"namesake: {sentence}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+        def say(self, sentence: str) -> None:
+            if console.is_terminal:
+                console.print(sentence, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+        @contextmanager
+        def bar(self, title: str) -> "Iterator[Progress | None]":
+            if not console.is_terminal:
+                yield None
+                return
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            with Progress(*columns, console=console) as progress:
+                task = progress.add_task(title, total=None)
+                yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    return Terminal()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,520 @@
+"""What a user asks for, whole: pictures in, a concept file out; a prompt in, picture files out; the demo.
+
+Everything that a long call would find wrong with its arguments is found before it loads a model, and everything that it
+says meanwhile goes through a `Report`.
+"""
+
+import math
+import re
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from namesake.errors import Refusal
+
+if TYPE_CHECKING:
+    from namesake.backbone import Backbone
+    from namesake.data.pictures import Picture
+    from namesake.edits import Edit
+
+Progress = Callable[[int, int], None]  # steps done, steps in all
+
+# A model that knows one world only, and the largest mean error (in levels of 0..255) with which its autoencoder gives
+# back what belongs to that world.
+OWN_WORLD = {"picturebook": 12.0}
+
+# A place, a style, a thing worn, a second thing: what a concept must be able to enter.
+DEMO_PROMPTS = ("{} on the beach", "{}, watercolor", "{} wearing a crown", "{} next to a red ball")
+
+
+class Report:
+    """What a long call tells while it runs. This one passes warnings on and says nothing else."""
+
+    def warn(self, sentence: str) -> None:
+        """Something that the user should know about the result."""
+        warnings.warn(sentence, stacklevel=3)
+
+    def say(self, sentence: str) -> None:
+        """What is going on."""
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[Progress | None]:
+        """A progress callback for the stage `title`."""
+        yield None
+
+
+@dataclass(frozen=True)
+class Personalized:
+    """A concept as it was made. path: its file, or None; seconds: of each stage."""
+
+    edit: "Edit"
+    path: Path | None
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made and took. memory: peak resident bytes."""
+
+    sheet: Path
+    concept: Path
+    seconds: Mapping[str, float]
+    memory: int
+    next_command: str
+
+
+def personalize(
+    pictures: Sequence[Path | str],
+    *,
+    word: str | None = None,
+    class_word: str | None = None,
+    model: "str | Path | Backbone" = "picturebook",
+    steps: int | None = None,
+    seed: int = 0,
+    mask: bool = False,
+    output: Path | str | None = None,
+    report: Report | None = None,
+) -> Personalized:
+    """Give what some pictures show a word of its own.
+
+    pictures: files or folders with one or several pictures of one thing. word: such as "<my-cat>", by default made of
+    the class. class_word: what it is; by default the nearest real word, by the model's image encoder. model: as
+    `Backbone.load` takes it, or a Backbone. steps: of tuning, 0 to 100,000. mask: look only at what the alpha channel
+    leaves. output: the file to write, or a folder for a file named after the word, or None to write nothing.
+    Raises Refusal for whatever is wrong with these, before the work begins.
+    """
+    report = report or Report()
+    if steps is not None:
+        _number("steps", steps, 0, 100_000)
+    _number("seed", seed, 0, 2**32 - 1)
+    if class_word is not None and not re.fullmatch(r"[^\W\d_]+([ '-][^\W\d_]+)*", class_word):
+        raise Refusal(f"The class {class_word!a} is no word; say what the picture shows, such as cat.")
+    if word is not None:
+        _well_formed(word)
+    if output is not None:
+        output = _concept_place(Path(output))
+    from namesake.data.pictures import read_pictures
+
+    seen = read_pictures(pictures, mask_from_alpha=mask)
+    clock = _Clock()
+    backbone = _backbone(model, clock, report)
+    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report)
+    if output is not None:
+        if output.is_dir():
+            output = _unused(output / f"{edit.placeholders[0].strip('<>')}.safetensors")
+        edit.save(output)
+    return Personalized(edit, output, clock.seconds)
+
+
+def generate_pictures(
+    prompt: str,
+    *,
+    concepts: Sequence[Path | str] = (),
+    picture: Path | str | None = None,
+    class_word: str | None = None,
+    model: "str | Path | Backbone" = "picturebook",
+    count: int = 4,
+    seed: int = 0,
+    steps: int = 25,
+    guidance: float | None = None,
+    blend: float | None = None,
+    scale: float = 1.0,
+    scheduler: str = "dpm++",
+    size: int | None = None,
+    output_dir: Path | str = "out",
+    any_base: bool = False,
+    report: Report | None = None,
+) -> list[Path]:
+    """Write `count` pictures of a prompt, each a PNG that says how it was made, and a contact sheet of them.
+
+    concepts: concept files whose words the prompt may hold. picture: a picture to personalize first, for this call
+    only; it answers to the word in angle brackets in the prompt, and class_word says what it is. blend: 0 (only the
+    real word) to 1 (only the new word), by default the concept's own. scale: the factor on weight offsets, -10 to 10.
+    size: pixels a side. any_base: also on other weights of the same architecture. No file is ever overwritten.
+    Returns the paths, the sheet's last (a single picture has no sheet). Raises Refusal.
+    """
+    report = report or Report()
+    _number("count", count, 1, 10_000)
+    _number("seed", seed, 0, 2**32 - count)
+    _number("steps", steps, 1, 1000)
+    _number("scale", scale, -10, 10)
+    for name, value, low, high in (("guidance", guidance, 0, 100), ("blend", blend, 0, 1), ("size", size, 8, 4096)):
+        if value is not None:
+            _number(name, value, low, high)
+    if not prompt.strip():
+        raise Refusal('The prompt is empty; say what to draw, such as "<my-cat> on the beach".')
+    if not prompt.isprintable():
+        raise Refusal("The prompt holds control characters; write it on one line.")
+    word = None
+    if picture is not None:
+        held = sorted(set(re.findall(r"<[^<>\s]*>", prompt)))
+        if concepts:
+            raise Refusal("A picture and a concept file were both given; give one of them.")
+        if len(held) != 1:
+            raise Refusal(
+                f"The prompt holds {len(held) or 'no'} word{'s' * (len(held) != 1)} in angle brackets for the picture; "
+                'write one where it shall appear, such as "<it> on the beach".'
+            )
+        word = held[0]
+        _well_formed(word)
+    place = _folder(Path(output_dir))
+    from namesake.data.pictures import read_pictures
+    from namesake.edits import Edit, check_base
+    from namesake.generate import generate
+    from namesake.sheet import contact_sheet, save_png
+
+    edits = [Edit.load(path) for path in concepts]
+    seen = read_pictures([picture]) if picture is not None else []
+    for one in edits:
+        for name in one.placeholders:
+            if name not in prompt:
+                report.warn(f"The prompt does not hold the word {name}, so that concept will not appear.")
+    clock = _Clock()
+    backbone = _backbone(model, clock, report)
+    backbone.scheduler(scheduler)
+    if size is not None and size % backbone.multiple:
+        raise Refusal(f"The size is {size}; a multiple of {backbone.multiple} is wanted by the model {backbone.name}.")
+    for one in edits:
+        check_base(one, backbone, any_base)
+    if seen:
+        edits = [_teach(backbone, seen, word, class_word, None, seed, clock, report)]
+    _check_prompt(backbone, prompt, edits, report)
+    if any_base:  # checked above; without a sketch it passes for any weights of its architecture
+        edits = [replace(one, about=replace(one.about, sketch=None)) for one in edits]
+    with report.bar("drawing") as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say of the prompt has been said
+        drawn = generate(
+            backbone,
+            prompt,
+            edits or None,
+            count=count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            blend=blend,
+            scale=scale,
+            scheduler=scheduler,
+            size=size,
+            progress=progress,
+        )
+    paths = []
+    for made in drawn:
+        if not made.pixels.any():
+            report.warn(f"The picture with seed {made.seed} is black, as a model's safety checker leaves it.")
+        path = _unused(place / f"{_slug(prompt)}-{made.seed}.png")
+        save_png(made.pixels, path, {**made.settings, "prompt": made.prompt, "seed": made.seed})
+        paths.append(path)
+    if len(drawn) > 1:
+        columns = min(len(drawn), max(2, math.ceil(math.sqrt(len(drawn)))))
+        rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
+        sheet = contact_sheet(
+            [[one.pixels for one in row] for row in rows],
+            captions=[[f"seed {one.seed}" for one in row] for row in rows],
+            title=prompt,
+            cell=256,
+        )
+        import numpy as np
+
+        path = _unused(place / f"{_slug(prompt)}-sheet.png")
+        save_png(np.asarray(sheet), path, {"prompt": prompt, "seed": seed, "model": backbone.name})
+        paths.append(path)
+    return paths
+
+
+def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: int = 5) -> str:
+    """What a concept file holds, in lines of text.
+
+    model: where to look up the nearest real words; by default the concept's own base model where that is at hand.
+    Raises Refusal for a file that is no concept.
+    """
+    from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, WeightEdit
+
+    edit = Edit.load(path)
+    about = edit.about
+    lines = {
+        "word": ", ".join(edit.placeholders) or "none",
+        "class": about.class_word or "not given",
+        "method": about.method,
+        "base model": about.base or "not named",
+    }
+    for words in edit.of(TokenEdit):
+        name = "vectors" if len(edit.placeholders) == 1 else f"vectors of {words.placeholder}"
+        lines[name] = " and ".join(f"{v.shape[-2]} of width {v.shape[-1]}" for v in words.vectors)
+    nearest = _nearest(edit, model, count)
+    words_near = ", ".join(f"{text} {near:.2f}" for text, near in nearest)
+    lines["nearest words"] = words_near or "unknown, as the base model is not at hand (--model names it)"
+    for low in edit.of(LowRankEdit):
+        ranks = sorted({down.shape[-2] for down, _ in low.factors.values()})
+        size = sum(down.numel() + up.numel() for down, up in low.factors.values())
+        rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}" if ranks else "0"
+        lines["low rank"] = f"{len(low.factors)} sites, rank {rank}, {size:,} numbers"
+    for second in edit.of(SecondPath):
+        lines["second path"] = f"{second.hard_word}, blend {second.blend:g}, at each {second.where}"
+    for whole in edit.of(WeightEdit):
+        size = sum(weight.numel() for weight in whole.weights.values())
+        lines["weights"] = f"{len(whole.weights)} parameters, {size:,} numbers"
+    lines["made"] = about.created or "not dated"
+    if about.settings:
+        lines["settings"] = ", ".join(f"{name} {value}" for name, value in sorted(about.settings.items()))
+    if about.versions:
+        lines["versions"] = ", ".join(f"{name} {value}" for name, value in about.versions.items())
+    lines["file"] = f"{Path(path).stat().st_size / 1000:,.0f} kB"
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> Demo:
+    """Personalize the shipped example and draw it in new scenes, beside its plain class word, into one sheet."""
+    report = report or Report()
+    place = _folder(Path(output_dir))
+    import json
+    from importlib.resources import files
+
+    import numpy as np
+
+    from namesake.data.pictures import read_pictures
+    from namesake.generate import generate
+    from namesake.sheet import contact_sheet, save_png
+
+    examples = sorted(Path(str(files("namesake") / "picturebook" / "examples")).glob("*.png"))
+    if not examples:
+        raise Refusal("This copy of namesake has no example picture; give one of yours to 'namesake personalize'.")
+    example = examples[0]
+    class_word = json.loads(example.with_suffix(".json").read_text())["class"]
+    word = f"<my-{class_word.replace(' ', '-')}>"
+    clock = _Clock()
+    seen = read_pictures([example])
+    backbone = _backbone("picturebook", clock, report)
+    edit = _teach(backbone, seen, word, class_word, None, 0, clock, report)
+    concept = place / f"{word.strip('<>')}.safetensors"
+    edit.save(concept)
+    rows = []
+    article = "an" if class_word[0] in "aeiou" else "a"
+    with clock("drawing"), report.bar("drawing") as progress:
+        total = 2 * len(DEMO_PROMPTS)
+        for i, (name, one) in enumerate([(f"{article} {class_word}", None), (word, edit)]):
+            row: list[np.ndarray | None] = [seen[0].pixels if one is None else None]
+            for j, prompt in enumerate(DEMO_PROMPTS):
+                row.append(generate(backbone, prompt.format(name), one, count=1, seed=j)[0].pixels)
+                if progress:
+                    progress(i * len(DEMO_PROMPTS) + j + 1, total)
+            rows.append(row)
+    sheet = place / "sheet.png"
+    titles = ["the picture", *(prompt.format("...") for prompt in DEMO_PROMPTS)]
+    names = [f"{article} {class_word}", word]
+    image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
+    save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
+    command = f'namesake generate "{word} in the snow" --concept {concept}'
+    return Demo(sheet, concept, clock.seconds, _peak_memory(), command)
+
+
+class _Clock:
+    """Seconds of named stages, added up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _backbone(model: "str | Path | Backbone", clock: _Clock, report: Report) -> "Backbone":
+    if not isinstance(model, str | Path):
+        return model
+    report.say(f"loading {model}")
+    with clock("loading"):
+        from namesake.backbone import Backbone
+
+        return Backbone.load(model)
+
+
+def _teach(
+    backbone: "Backbone",
+    seen: "Sequence[Picture]",
+    word: str | None,
+    class_word: str | None,
+    steps: int | None,
+    seed: int,
+    clock: _Clock,
+    report: Report,
+) -> "Edit":
+    import numpy as np
+    import torch
+
+    from namesake.edits import check_word
+    from namesake.methods import cold_start
+
+    square = [one.squared(backbone.size) for one in seen]
+    pixels = torch.from_numpy(np.stack([one.pixels for one in square]))
+    masks = None
+    if any(one.mask is not None for one in square):
+        whole = np.ones(pixels.shape[1:3], bool)
+        masks = torch.from_numpy(np.stack([whole if one.mask is None else one.mask for one in square]))
+    limit = OWN_WORLD.get(backbone.name)
+    if limit is not None:
+        again = backbone.decode(backbone.encode(pixels)).float()
+        if (again - pixels).abs().mean() > limit:
+            report.warn(
+                f"The model {backbone.name} knows only its own drawings, and this picture does not look like one; "
+                "name a model of photographs with --model."
+            )
+    if class_word is None:
+        class_word, near = cold_start.class_of(backbone, pixels)
+        reason = "it looks most like that" if near is not None else "this model cannot see pictures"
+        report.say(f'taking it for "{class_word}", as {reason}; say better with --class')
+    word = word or f"<my-{'-'.join(re.findall('[a-z0-9]+', class_word.lower())) or 'thing'}>"
+    check_word(word, backbone.tokenizers)
+    options = {} if steps is None else {"steps": steps}
+    with clock("learning"), report.bar(f"learning {word}") as progress:
+        edit = cold_start.personalize(
+            backbone,
+            pixels,
+            word=word,
+            class_word=class_word,
+            masks=masks,
+            seed=seed,
+            progress=progress,
+            **options,
+        )
+    if reason := edit.about.settings.get("ended"):
+        report.warn(
+            f"The tuning ended after {edit.about.settings['steps']} steps ({reason}); the word is kept as it is."
+        )
+    return edit
+
+
+def _check_prompt(backbone: "Backbone", prompt: str, edits: "Sequence[Edit]", report: Report) -> None:
+    """Refuse a prompt whose new words would be cut off; warn of one whose end is, and of words never seen."""
+    from namesake.edits import TokenEdit
+
+    if unknown := backbone.unknown_words(prompt):
+        some = f"words {', '.join(unknown)}" if len(unknown) > 1 else f"word {unknown[0]}"
+        report.warn(f"The model {backbone.name} never saw the {some}.")
+    # A new word takes as many places as it has vectors; a real word for each of them makes the prompt as long.
+    filler = backbone.real_words()[0].text
+    lengths = {
+        part.placeholder: max(vectors.shape[-2] for vectors in part.vectors)
+        for edit in edits
+        for part in edit.of(TokenEdit)
+    }
+
+    def cut(text: str) -> str:
+        for word, length in lengths.items():
+            text = text.replace(word, " ".join([filler] * length))
+        return backbone.truncated(text)
+
+    for word in lengths:
+        if word in prompt and cut(prompt[: prompt.index(word) + len(word)]):
+            raise Refusal(f"The prompt is too long, and its word {word} would be cut off; move it to the front.")
+    if lost := cut(prompt):
+        report.warn(f'The prompt is too long for the model {backbone.name}, which does not see its end: "{lost}".')
+
+
+def _nearest(edit: "Edit", model: "str | Path | Backbone | None", count: int) -> list[tuple[str, float]]:
+    """The real words whose vectors lie nearest to the (mean) vector of the edit's first word, with their cosine."""
+    import torch
+
+    from namesake.backbone import Backbone
+    from namesake.edits import TokenEdit
+
+    words = edit.of(TokenEdit)
+    # A hub id in somebody's file starts no download.
+    base = model or (edit.about.base if edit.about.base in OWN_WORLD else None)
+    if not words or base is None:
+        return []
+    try:
+        backbone = base if isinstance(base, Backbone) else Backbone.load(base)
+    except Refusal:
+        if model is not None:
+            raise
+        return []
+    table = backbone.text_encoders[0].get_input_embeddings().weight.detach().float().cpu()
+    vector = words[0].vectors[0].float().reshape(-1, words[0].vectors[0].shape[-1]).mean(0)
+    if len(vector) != table.shape[1]:
+        raise Refusal(
+            f"The model {backbone.name} has another architecture than the base of this concept; name that one."
+        )
+    real = backbone.real_words()
+    vectors = torch.stack([table[one.ids[0]] for one in real])
+    near = torch.cosine_similarity(vectors, vector[None])
+    best = near.topk(min(count, len(real)))
+    return [(real[i].text, v) for v, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+
+
+def _number(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # false for nan
+        raise Refusal(f"The {name} is {value}; a number from {low:,} to {high:,} is wanted.")
+
+
+def _well_formed(word: str) -> None:
+    """The check of a word that needs no model, so that it can come first."""
+    from namesake.edits import check_word
+
+    check_word(word, ())
+
+
+def _concept_place(output: Path) -> Path:
+    """The file (or folder) to write a concept to, found to be writable."""
+    if not output.is_dir() and output.suffix != ".safetensors":
+        output = output.with_name(output.name + ".safetensors")
+    folder = output if output.is_dir() else output.parent
+    if not folder.is_dir():
+        raise Refusal(f'There is no folder "{folder}" to write to; make it first, or name another with -o.')
+    _writable(folder)
+    return output
+
+
+def _folder(folder: Path) -> Path:
+    """A folder that is there and can be written to; it is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f'The folder "{folder}" cannot be made: {error.strerror}; name another with -o.') from None
+    _writable(folder)
+    return folder
+
+
+def _writable(folder: Path) -> None:
+    trial = folder / f".namesake-{secrets.token_hex(4)}"
+    try:
+        with open(trial, "xb") as file:
+            file.write(b"0")
+    except OSError as error:
+        raise Refusal(f'The folder "{folder}" cannot be written to: {error.strerror}; name another with -o.') from None
+    finally:
+        with suppress(OSError):
+            trial.unlink(missing_ok=True)
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or with the first number behind it that no file has yet."""
+    number, free = 2, path
+    while free.exists():
+        free = path.with_stem(f"{path.stem}-{number}")
+        number += 1
+    return free
+
+
+def _slug(prompt: str) -> str:
+    return "-".join(re.findall(r"[^\W_]+", prompt.lower()))[:40].strip("-") or "picture"
+
+
+def _peak_memory() -> int:
+    """Peak resident bytes of this process; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
