@@ -7,9 +7,9 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook("namesake", "beartype.beartype")  # before the first import of namesake
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
+jaxtyping.install_import_hook("namesake", "shapes.checked")  # before the first import of namesake
 
 from minis import KINDS, write_mini  # noqa: E402
 

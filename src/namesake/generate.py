@@ -152,7 +152,10 @@ def _sample(
     shape = (len(seeds), backbone.unet.config.in_channels, *places)
     # fp32 in any case, or fp64 where the model is: in half precision the solver's own rounding shows.
     dtype = torch.promote_types(backbone.dtype, torch.float32)
-    solver.set_timesteps(steps, device=backbone.device)
+    try:
+        solver.set_timesteps(steps, device=backbone.device)
+    except (ValueError, IndexError) as error:  # some solvers need a few steps to begin with
+        raise Refusal(f"The scheduler {type(solver).__name__} cannot sample in {steps} steps; try more.") from error
     noise = randn_tensor(shape, generator=generators, device=backbone.device, dtype=dtype)
     latents = noise * solver.init_noise_sigma
     takes_generator = "generator" in inspect.signature(solver.step).parameters

@@ -185,8 +185,10 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net computes, also when its weights are offloaded."""
-        return torch.device(getattr(self.pipeline, "_execution_device", None) or self.unet.device)
+        """Where the U-Net computes, also when its weights are offloaded by diffusers."""
+        if hasattr(self.unet, "_hf_hook") or hasattr(self.unet, "_diffusers_hook"):
+            return torch.device(self.pipeline._execution_device)  # walks through every component: some milliseconds
+        return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -427,8 +429,11 @@ class Backbone:
             raise Refusal(
                 f"The scheduler '{name}' is not among those that fit the model '{self.name}'; choose one of {short}."
             )
+        chosen = self.schedulers[name]
+        # SD 1.x leaves out PNDM's Runge-Kutta steps, which need four steps at least; other configurations do not say so.
+        plain = {"skip_prk_steps": True} if "skip_prk_steps" in inspect.signature(chosen.__init__).parameters else {}
         with quiet():
-            return self.schedulers[name].from_config(self.pipeline.scheduler.config)
+            return chosen.from_config(self.pipeline.scheduler.config, **plain)
 
     # --- seeing ---
 

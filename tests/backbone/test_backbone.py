@@ -1,0 +1,362 @@
+import copy
+import json
+import shutil
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from minis import KINDS, unet_config, write_mini
+
+from namesake.backbone import Backbone, attention_sites
+from namesake.backbone import load as loading
+from namesake.errors import Refusal
+
+
+@pytest.fixture(scope="module")
+def backbones(minis: dict[str, Path]) -> dict[str, Backbone]:
+    return {kind: Backbone.load(folder, device="cpu") for kind, folder in minis.items()}
+
+
+@pytest.fixture
+def terminal(sd21: Path, tmp_path: Path) -> Backbone:
+    """SD 2.1's mini with zero terminal SNR and trailing timesteps, as the picture book has them."""
+    folder = Path(shutil.copytree(sd21, tmp_path / "terminal"))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text())
+            | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "set_alpha_to_one": True}
+        )
+    )
+    return Backbone.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sites", "parameters"),
+    [("sd15", 128, 859_520_964), ("sd21", 128, 865_910_724), ("sdxl", 560, 2_567_463_684)],
+)
+def test_true_shapes_have_the_published_counts(kind: str, sites: int, parameters: int):
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**unet_config(kind))
+    found = attention_sites(unet)
+    assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
+    assert len({site.path for site in found}) == len(found) == sites
+    roles = Counter(site.role for site in found)
+    assert len(roles) == 8
+    assert set(roles.values()) == {sites // 8}
+    assert {site.in_dim for site in found if site.role in ("cross key", "cross value")} == {
+        unet.config.cross_attention_dim
+    }
+    for site in found:
+        assert unet.get_parameter(site.path + ".weight").shape == (site.out_dim, site.in_dim)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_loads_frozen(kind: str, backbones: dict[str, Backbone]):
+    backbone = backbones[kind]
+    assert backbone.name == kind
+    assert backbone.prediction == ("v_prediction" if kind == "sd21" else "epsilon")
+    assert len(backbone.text_encoders) == len(backbone.tokenizers) == (2 if kind == "sdxl" else 1)
+    assert backbone.size == (64 if kind == "sdxl" else 128)
+    assert backbone.factor == 8
+    assert (backbone.device.type, backbone.dtype) == ("cpu", torch.float32)
+    for module in (backbone.unet, backbone.vae, *backbone.text_encoders):
+        assert not module.training
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_half_precision_files_load_as_asked(tmp_path: Path):
+    folder = write_mini("sd15", tmp_path / "half", torch.float16)
+    assert Backbone.load(folder, device="cpu").unet.conv_in.weight.dtype == torch.float32
+    assert Backbone.load(folder, device="cpu", dtype=torch.float64).dtype == torch.float64
+
+
+def test_a_pipeline_is_shared_not_copied(sd15: Path):
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(sd15)
+    backbone = Backbone.from_pipeline(pipeline)
+    assert backbone.unet is pipeline.unet
+    assert backbone.tokenizers[0] is pipeline.tokenizer
+    assert backbone.name == "sd15"
+    pipeline.tokenizer = copy.deepcopy(pipeline.tokenizer)
+    assert backbone.tokenizers[0] is pipeline.tokenizer
+
+
+def test_loading_is_silent(sd15: Path, capfd: pytest.CaptureFixture[str]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Backbone.load(sd15, device="cpu").text(["a cat"])
+    assert capfd.readouterr() == ("", "")
+
+
+class TestRefusals:
+    def refused(self, model: str | Path, match: str):
+        with pytest.raises(Refusal, match=match) as caught:
+            Backbone.load(model, device="cpu")
+        assert "\n" not in str(caught.value)
+
+    def test_the_picture_book_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(loading, "files", lambda package: tmp_path)
+        self.refused("picturebook", "not installed.*--model")
+
+    def test_nothing_there(self, tmp_path: Path):
+        self.refused(tmp_path / "no" / "such" / "thing", "no model")
+        self.refused("no-such-name", "no model")
+
+    def test_no_diffusers_folder(self, tmp_path: Path):
+        self.refused(tmp_path, "model_index.json")
+
+    def test_not_in_the_cache(self):
+        self.refused("nobody/nothing-of-the-kind", "cannot be loaded.*HF_HUB_OFFLINE")
+
+    def test_pickles(self, sd15: Path, tmp_path: Path):
+        for name in ("model.ckpt", "model.bin", "model.pt"):
+            (tmp_path / name).write_bytes(b"\x80\x04.")
+            self.refused(tmp_path / name, "can run code")
+        folder = Path(shutil.copytree(sd15, tmp_path / "folder"))
+        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        torch.save({}, weights.with_suffix(".bin"))
+        weights.unlink()
+        self.refused(folder, "cannot be loaded")
+
+    @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{", b"\x02\0\0\0\0\0\0\0{}", b"PK" * 99])
+    def test_damaged_checkpoints(self, content: bytes, tmp_path: Path):
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(content)
+        self.refused(path, "not a whole .safetensors file|holds no U-Net")
+
+    def test_a_truncated_folder(self, sd15: Path, tmp_path: Path):
+        folder = Path(shutil.copytree(sd15, tmp_path / "folder"))
+        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+        self.refused(folder, "cannot be loaded")
+
+    def test_other_families(self, sd15: Path, tmp_path: Path):
+        from diffusers import DiffusionPipeline
+
+        for part, key, value, match in (
+            ("unet", "in_channels", 9, "inpainting"),
+            ("unet", "time_cond_proj_dim", 256, "LCM"),
+            ("vae", "shift_factor", 0.1, "shifts"),
+            ("scheduler", "prediction_type", "sample", "predicts 'sample'"),
+            ("scheduler", "rescale_betas_zero_snr", True, "pure noise"),
+        ):
+            pipeline = DiffusionPipeline.from_pretrained(sd15)
+            getattr(pipeline, part).register_to_config(**{key: value})
+            with pytest.raises(Refusal, match=match):
+                Backbone.from_pipeline(pipeline)
+        pipeline.text_encoder = None
+        with pytest.raises(Refusal, match="without text_encoder"):
+            Backbone.from_pipeline(pipeline)
+
+    def test_a_device_that_is_not_here(self, sd15: Path):
+        with pytest.raises(Refusal, match="cannot be used"):
+            Backbone.load(sd15, device="no-such-device")
+
+
+class TestNoise:
+    @pytest.mark.parametrize("kind", ["sd15", "sd21", "terminal"])
+    def test_closed_forms(self, kind: str, request: pytest.FixtureRequest, backbones: dict[str, Backbone]):
+        backbone = request.getfixturevalue("terminal") if kind == "terminal" else backbones[kind]
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        root = (1 - betas).cumprod(0).sqrt()
+        if kind == "terminal":  # Lin et al. 2024, algorithm 1
+            root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        t = torch.tensor([0, 300, 998 if kind == "sd15" else 999])
+        s = root[t].view(3, 1, 1, 1)
+        d = (1 - s**2).sqrt()
+        z, e = torch.randn(2, 3, 4, 2, 2, dtype=torch.float64)
+        noisy = backbone.add_noise(z, e, t)
+        target = backbone.target(z, e, t)
+        torch.testing.assert_close(noisy, s * z + d * e, atol=2e-4, rtol=0)
+        torch.testing.assert_close(target, e if kind == "sd15" else s * e - d * z, atol=2e-4, rtol=0)
+        torch.testing.assert_close(backbone.clean(noisy, target, t), z, atol=1e-6, rtol=0)
+
+    def test_zero_terminal_snr_is_pure_noise(self, terminal: Backbone):
+        z, e = torch.randn(2, 1, 4, 2, 2)
+        last = torch.tensor([terminal.train_timesteps - 1])
+        assert torch.equal(terminal.add_noise(z, e, last), e)
+        assert torch.equal(terminal.target(z, e, last), -z)
+        assert torch.equal(terminal.clean(e, -z, last), z)
+
+    def test_schedulers_keep_what_the_model_needs(self, terminal: Backbone, backbones: dict[str, Backbone]):
+        assert {"dpm++", "ddim", "euler", "euler-a", "unipc"} <= set(terminal.schedulers)
+        assert "pndm" not in terminal.schedulers
+        assert "heun" not in terminal.schedulers
+        assert {"pndm", "heun", "HeunDiscreteScheduler"} <= set(backbones["sd15"].schedulers)
+        for name in terminal.schedulers:
+            config = terminal.scheduler(name).config
+            assert config.prediction_type == "v_prediction"
+            assert config.rescale_betas_zero_snr
+            assert config.timestep_spacing == "trailing"
+        with pytest.raises(Refusal, match=r"no-such.*dpm\+\+, "):
+            terminal.scheduler("no-such")
+
+    @pytest.mark.parametrize("name", ["dpm++", "ddim", "euler", "unipc"])
+    def test_a_perfect_model_is_sampled_exactly(self, name: str, terminal: Backbone):
+        """The velocity that points at one picture everywhere must lead any solver there, from pure noise on."""
+        picture, solver = torch.randn(1, 4, 2, 2), terminal.scheduler(name)
+        solver.set_timesteps(10)
+        assert int(solver.timesteps[0]) == terminal.train_timesteps - 1
+        x = torch.randn(1, 4, 2, 2) * solver.init_noise_sigma
+        for t in solver.timesteps:
+            scaled, row = solver.scale_model_input(x, t), t.long().view(1)
+            s = terminal.add_noise(torch.ones_like(x), torch.zeros_like(x), row)
+            d = (1 - s**2).sqrt()
+            x = solver.step(s * (scaled - s * picture) / d - d * picture, t, x, return_dict=False)[0]
+        torch.testing.assert_close(x, picture, atol=0.02, rtol=0)
+
+
+class TestLatents:
+    def test_mean_and_sample(self, backbones: dict[str, Backbone]):
+        backbone = backbones["sdxl"]
+        pictures = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+        latents = backbone.encode(pictures)
+        posterior = backbone.vae.encode(pictures.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+        assert latents.shape == (2, 4, 8, 12)
+        assert torch.equal(latents, posterior.mean * 0.13025)
+        draws = [backbone.encode(pictures, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+        assert torch.equal(draws[0], draws[1])
+        assert not torch.equal(draws[0], draws[2])
+        decoded = backbone.decode(latents)
+        assert decoded.shape == pictures.shape
+        assert decoded.dtype == torch.uint8
+
+    def test_a_size_that_does_not_fit(self, backbones: dict[str, Backbone]):
+        with pytest.raises(Refusal, match="multiples of 8"):
+            backbones["sd15"].encode(torch.zeros(1, 60, 64, 3, dtype=torch.uint8))
+
+    def test_half_precision_decodes_exactly_and_comes_back(self, sd15: Path, tmp_path: Path):
+        folder = write_mini("sd15", tmp_path / "half", torch.float16)
+        full, half = Backbone.load(folder, "cpu"), Backbone.load(folder, "cpu", torch.float16)
+        before = {name: weight.clone() for name, weight in half.vae.state_dict().items()}
+        latents = torch.randn(1, 4, 8, 8)
+        assert torch.equal(full.decode(latents), half.decode(latents))
+        for name, weight in half.vae.state_dict().items():
+            assert weight.dtype == torch.float16
+            assert torch.equal(weight, before[name])
+
+
+class TestText:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_states_and_gradients(self, kind: str, backbones: dict[str, Backbone]):
+        backbone = backbones[kind]
+        text = backbone.text(["a cat", "a big red dog on the beach"])
+        assert text.states.shape == (2, 77, backbone.unet.config.cross_attention_dim)
+        assert (text.pooled is not None) == (kind == "sdxl")
+        assert torch.equal(text.rows([1, 1, 0]).states, text.states[[1, 1, 0]])
+        assert len(type(text).joined(text, text.rows([0]))) == 3
+        states = text.states.clone().requires_grad_()
+        output = backbone.denoise(torch.randn(2, 4, 8, 8), torch.tensor([3, 800]), type(text)(states, text.pooled))
+        output.square().sum().backward()
+        assert states.grad is not None
+        assert (states.grad.abs().amax((1, 2)) > 0).all()
+
+    def test_rows_of_the_u_net_are_independent(self, backbones: dict[str, Backbone]):
+        backbone = backbones["sdxl"]
+        text, latents = backbone.text(["a cat", "a dog"]), torch.randn(2, 4, 8, 8)
+        both = backbone.denoise(latents, torch.tensor([3, 800]), text)
+        torch.testing.assert_close(both[1:], backbone.denoise(latents[1:], 800, text.rows([1])), atol=1e-4, rtol=1e-4)
+
+    def test_the_cut_off_end_is_named(self, backbones: dict[str, Backbone]):
+        for kind, backbone in backbones.items():
+            fits = " ".join(["cat"] * 75)
+            assert backbone.truncated(fits) == "", kind
+            assert backbone.truncated(fits + " red dog") == "red dog"
+            with pytest.warns(UserWarning, match='does not see "red dog"'):
+                cut = backbone.text([fits + " red dog"])
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert torch.equal(cut.states, backbone.text([fits]).states)
+
+    def test_sdxl_guides_away_from_zeros_or_from_words(self, backbones: dict[str, Backbone]):
+        for kind, backbone in backbones.items():
+            text = backbone.text(["a cat", "a dog"])
+            empty = backbone.against("", text)
+            assert empty.states.shape == text.states.shape
+            assert empty.states.any() == (kind != "sdxl")
+            assert torch.equal(backbone.against("red", text).states[0], backbone.text(["red", "red"]).states[0])
+
+
+class TestWords:
+    def test_any_model_has_the_whole_words_of_its_vocabulary(self, backbones: dict[str, Backbone]):
+        for kind, backbone in backbones.items():
+            words = backbone.real_words()
+            assert {"cat", "dog", "robot", "object", "beach"} <= {word.text for word in words}
+            assert all(len(word.text) >= 3 and word.text.isalpha() for word in words)
+            for word in words:
+                assert word.ids == tuple(tokenizer(word.text).input_ids[1] for tokenizer in backbone.tokenizers)
+                assert len(word.ids) == (2 if kind == "sdxl" else 1)
+            assert backbone.unknown_words("a zebra") == []
+
+    def test_a_model_that_lists_its_words(self, sd15: Path, tmp_path: Path):
+        folder = Path(shutil.copytree(sd15, tmp_path / "listed"))
+        (folder / "words.json").write_text(json.dumps({"words": ["a", "dog", "cat", "zebra"], "guidance": 3}))
+        backbone = Backbone.load(folder, device="cpu")
+        assert [word.text for word in backbone.real_words()] == ["a", "dog", "cat"]  # "zebra" is several tokens
+        assert backbone.unknown_words("A cat, <my-dog> & a Quokka's robot; robot") == ["quokka", "s", "robot"]
+        assert backbone.guidance == 3
+        (folder / "words.json").write_text("[")
+        with pytest.raises(Refusal, match=r"words\.json"):
+            Backbone.load(folder, device="cpu")
+
+    def test_seeing(self, sd15: Path, tmp_path: Path):
+        from diffusers import StableDiffusionPipeline
+        from minis import fill
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        def eye(width: int):
+            config = CLIPVisionConfig(
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=32,
+                patch_size=8,
+                projection_dim=width,
+            )
+            return fill(CLIPVisionModelWithProjection(config), 5)
+
+        pictures = torch.randint(0, 256, (3, 48, 64, 3), dtype=torch.uint8)
+        blind = Backbone.load(sd15, device="cpu")
+        assert blind.see(pictures) is None
+        assert blind.nearest_words(pictures, 3) is None
+        pipeline = StableDiffusionPipeline.from_pretrained(sd15, image_encoder=eye(32))
+        backbone = Backbone.from_pipeline(pipeline)
+        seen = backbone.see(pictures)
+        assert seen.shape == (3, 32)
+        assert torch.equal(seen, backbone.see(pictures))
+        near = backbone.nearest_words(pictures, 4)
+        assert near == sorted(near, key=lambda pair: -pair[1])
+        mean = torch.nn.functional.normalize(seen, dim=-1).mean(0)
+        for word, value in near:
+            ids = pipeline.tokenizer(f"a picture of a {word}", padding="max_length", return_tensors="pt").input_ids
+            pooled = pipeline.text_encoder(ids).pooler_output[0]
+            assert torch.cosine_similarity(mean, pooled, dim=0).item() == pytest.approx(value, abs=1e-5)
+        assert len(backbone.nearest_words(pictures, 10_000)) == len(backbone.real_words())
+        stranger = Backbone.from_pipeline(StableDiffusionPipeline.from_pretrained(sd15, image_encoder=eye(16)))
+        assert stranger.see(pictures).shape == (3, 16)
+        assert stranger.nearest_words(pictures) is None
+
+    def test_seeing_agrees_with_the_library_s_own_processor(self, sd15: Path):
+        """Cropping and scaling are ours; where nothing is resized they must be the library's to the last bit or so."""
+        from transformers import CLIPImageProcessor
+
+        from namesake.backbone import backbone as room
+
+        class Reads(torch.nn.Module):
+            device, dtype = torch.device("cpu"), torch.float32
+            config = type("config", (), {"image_size": 32})()
+
+            def forward(self, pixel_values):
+                return type("output", (), {"image_embeds": pixel_values.flatten(1)})()
+
+        picture = torch.randint(0, 256, (1, 32, 46, 3), dtype=torch.uint8)
+        theirs = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        wanted = theirs(picture[0].numpy(), return_tensors="pt").pixel_values.flatten(1)
+        torch.testing.assert_close(room._embed(Reads(), picture, theirs), wanted, atol=1e-5, rtol=0)
