@@ -1,0 +1,379 @@
+"""The one loop that trains whatever makes an edit, from no step to thousands.
+
+An `EditModule` holds exactly the parameters that are trained and makes an edit of them. `fit` puts that edit on the
+frozen model, asks the model to undo noise, and follows the gradient. It knows four things beyond the loss: a weight and
+a mask for each sample, phases, `EditModule.after_step`, and a stopping rule. It knows no method.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from namesake.backbone import Backbone
+from namesake.edits import Edit, Layout, LowRankEdit, Mount, Part, TokenEdit, WeightEdit, mount
+from namesake.errors import Refusal
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one step looks at.
+
+    latents: scaled, of clean pictures. prompts: one for each row. weight: of each row in the loss, by default alike.
+    mask: where the loss counts, 0..1, by default everywhere. pictures: what an encoder sees of each row.
+    """
+
+    latents: Float[Tensor, "B C h w"]
+    prompts: list[str]
+    weight: Float[Tensor, "B"] | None = None
+    mask: Float[Tensor, "B 1 h w"] | None = None
+    pictures: UInt8[Tensor, "B H W 3"] | None = None
+
+
+class EditModule(nn.Module):
+    """Makes an edit; its parameters are exactly what is trained."""
+
+    def forward(self, batch: Batch) -> Edit:
+        """The edit for a batch, with a graph to the parameters."""
+        raise NotImplementedError
+
+    def penalty(self, edit: Edit) -> Float[Tensor, ""]:
+        """What is added to the loss."""
+        return torch.zeros(())
+
+    def after_step(self) -> None:
+        """Called after every step, without gradients: pull norms, retract, average."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run.
+
+    rates: for the beginning of a parameter's name its first learning rate; all other parameters rest. share: of the
+    run, relative to the other phases. timesteps: the range drawn from, as shares of the schedule; 0 is no noise, 1 all
+    noise. fall: what the rates end at, as a share of the first; they fall along a cosine.
+    """
+
+    rates: Mapping[str, float]
+    share: float = 1.0
+    timesteps: tuple[float, float] = (0.0, 1.0)
+    fall: float = 0.1
+
+
+class TunedEdit(EditModule):
+    """An edit whose words and low-rank offsets are tuned, held by L2 anchors to where they began.
+
+    Parameters are `words`, `down` and `up`; every other part stays as it is. The anchors are free of scale, so that
+    they mean the same on every model:
+
+        word_anchor   * mean over vectors  |v - v0|^2 / |v0|^2
+        offset_anchor * mean over sites    |D - D0|^2 / |W|^2,   D = (alpha / r) up @ down
+
+    Args:
+        start: the edit to begin with.
+        backbone: whose weights W the offsets belong to.
+        word_anchor, offset_anchor: the strengths.
+    """
+
+    def __init__(self, start: Edit, backbone: Backbone, word_anchor: float = 0.0, offset_anchor: float = 0.0) -> None:
+        super().__init__()
+        self.start, self.word_anchor, self.offset_anchor = start, word_anchor, offset_anchor
+
+        def own(tensors: list[Tensor]) -> nn.ParameterList:
+            return nn.ParameterList(nn.Parameter(t.detach().float().clone()) for t in tensors)
+
+        lows = [(low, path) for low in start.of(LowRankEdit) for path in low.factors]
+        self.words = own([v for token in start.of(TokenEdit) for v in token.vectors])
+        self.down = own([low.factors[path][0] for low, path in lows])
+        self.up = own([low.factors[path][1] for low, path in lows])
+        self.to(backbone.device)
+        self._begin = [[p.detach().clone() for p in group] for group in (self.words, self.down, self.up)]
+        sizes = [backbone.unet.get_submodule(path).weight.detach().float().square().sum() for _, path in lows]
+        self._factors = [
+            (low.alpha / low.factors[path][0].shape[-2]) ** 2 / float(size)
+            for (low, path), size in zip(lows, sizes, strict=True)
+        ]
+
+    def forward(self, batch: Batch | None = None) -> Edit:
+        words, down, up = iter(self.words), iter(self.down), iter(self.up)
+        parts: list[Part] = []
+        for part in self.start.parts:
+            if isinstance(part, TokenEdit):
+                part = replace(part, vectors=tuple(next(words) for _ in part.vectors))
+            elif isinstance(part, LowRankEdit):
+                part = replace(part, factors={path: (next(down), next(up)) for path in part.factors})
+            parts.append(part)
+        return Edit(tuple(parts), self.start.about)
+
+    def penalty(self, edit: Edit) -> Float[Tensor, ""]:
+        words, down, up = self._begin
+        total = torch.zeros((), device=next(self.parameters()).device)
+        if self.word_anchor and len(self.words):
+            strayed = [(v - v0).square().sum() / v0.square().sum() for v, v0 in zip(self.words, words, strict=True)]
+            total = total + self.word_anchor * torch.stack(strayed).mean()
+        if self.offset_anchor and len(self.down):
+            strayed = []
+            for a, b, a0, b0, factor in zip(self.down, self.up, down, up, self._factors, strict=True):
+                # |ba - b0 a0|^2 = tr(P'P QQ') with P = [b, -b0], Q = [a; a0]: the product itself is never built.
+                p, q = torch.cat([b, -b0], dim=1), torch.cat([a, a0])
+                strayed.append(factor * ((p.T @ p) * (q @ q.T)).sum())
+            total = total + self.offset_anchor * torch.stack(strayed).mean()
+        return total
+
+
+def dice(seed: int, step: int) -> torch.Generator:
+    """The generator of a step, on the CPU: a function of seed and step, so that a run can be taken up anywhere."""
+    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def stratified(seed: int, step: int, rows: int) -> Float[np.ndarray, "B"]:
+    """Places in 0..1 for the rows of a step, which cover the range evenly in each batch and over the run.
+
+    Row `b` stays in the `b`-th of `rows` equal ranges and walks through it in steps of the golden ratio from an offset
+    of its own. After any number n of steps no gap within a range is wider than 2.7 / n of it (three-distance theorem),
+    so a run may end anywhere.
+    """
+    offsets = np.random.default_rng([seed, 0x57A7]).uniform(size=rows)
+    return (np.arange(rows) + (offsets + step * GOLDEN) % 1.0) / rows
+
+
+def timesteps(places: Float[np.ndarray, "B"], bounds: tuple[float, float], count: int) -> Int[Tensor, "B"]:
+    """The timesteps, 0..count - 1, at some places of a range."""
+    low, high = bounds
+    return torch.from_numpy(np.floor((low + places * (high - low)) * count)).long().clamp(0, count - 1)
+
+
+def loss_of(
+    output: Float[Tensor, "B C h w"], target: Float[Tensor, "B C h w"], batch: Batch
+) -> tuple[Float[Tensor, ""], Float[Tensor, "B"]]:
+    """The squared error: of each row the mean over what its mask lets count, and their weighted mean.
+
+    A row whose mask is empty has no error and no share in the mean.
+    """
+    error = (output.float() - target.float()).square().mean(dim=1, keepdim=True)
+    mask = torch.ones_like(error) if batch.mask is None else batch.mask.to(error)
+    weight = error.new_ones(len(error)) if batch.weight is None else batch.weight.to(error)
+    area = mask.sum(dim=(1, 2, 3))
+    rows = (error * mask).sum(dim=(1, 2, 3)) / area.clamp(min=torch.finfo(area.dtype).tiny)
+    weight = weight * (area > 0)
+    return (rows * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny), rows.detach()
+
+
+def strip_steps(steps: int) -> list[int]:
+    """After which steps a strip shows the edit: 0, 1, 2, 4, 8, ... and the last."""
+    return sorted({0, steps, *(2**k for k in range(steps.bit_length()) if 2**k < steps)})
+
+
+def fit(
+    backbone: Backbone,
+    module: EditModule,
+    batches: Callable[[int, torch.Generator], Batch],
+    phases: Sequence[Phase],
+    *,
+    steps: int,
+    seed: int = 0,
+    clip: float = 1.0,
+    progress: Callable[[int, int], object] | None = None,
+    strip: Callable[[int, Edit], object] | None = None,
+    stop: Callable[[int, Mapping[str, float]], bool] | None = None,
+) -> Edit:
+    """Train a module and return its edit: on the CPU, without a graph.
+
+    Everything drawn at random is a function of (seed, step). Timesteps are stratified (`stratified`). AdamW without
+    decay; gradients are clipped to a norm of `clip`. fp32 on the CPU, autocast on CUDA; with a float16 model the loss
+    is scaled. Nothing else may be on the model meanwhile.
+
+    Ctrl-C ends the run after the step that is under way, and the edit made so far is returned; a second Ctrl-C raises
+    `KeyboardInterrupt` at once. Either way the model is left as it was.
+
+    Args:
+        backbone: the frozen model.
+        module: what is trained; moved to the backbone's device.
+        batches: (step, generator) -> batch; latents are encoded before, once.
+        phases: in order; every parameter belongs to at least one.
+        steps: 0 to any number; 0 gives the edit that the module begins with.
+        progress: called with (steps done, steps in all).
+        strip: called with (steps done, edit) after 0, 1, 2, 4, 8, ... steps and at the end; the model is free then, so
+            it may draw with the edit.
+        stop: called after every step with (steps done, figures: "loss", "penalty", "norm" of the gradient before
+            clipping); True ends the run.
+
+    Returns:
+        The edit. Its `about.settings` say how many `steps` were made, the mean `loss` over the last quarter of them,
+        the `seed`, and where it ended early why (`ended`).
+
+    Raises:
+        Refusal: a negative number of steps; a loss that is not finite.
+    """
+    if steps < 0:
+        raise Refusal(f"The number of steps is {steps}; 0 or more is wanted.")
+    module.to(backbone.device)
+    optimizer, names = _optimizer(module, phases)
+    ends = _ends(phases, steps)
+    half = backbone.dtype if backbone.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
+    cuda = backbone.device.type == "cuda"
+    scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
+    due = strip_steps(steps) if strip is not None else []
+    losses: list[float] = []
+    mounted: Mount | None = None
+    phase, ended, done, fresh = -1, "", 0, True
+    try:
+        with _patient() as interrupted:
+            for step in range(steps):
+                if strip is not None and step in due:
+                    if mounted is not None:
+                        mounted.unmount()
+                    strip(step, current(module, batches, seed))
+                    fresh = True
+                if step in (0, *ends[:-1]):
+                    phase = next(number for number, end in enumerate(ends) if step < end)
+                    _wake(module, phases[phase])
+                    fresh = True
+                for group, name in zip(optimizer.param_groups, names, strict=True):
+                    begin = ends[phase - 1] if phase else 0
+                    group["lr"] = _rate(phases[phase], name, (step - begin) / max(1, ends[phase] - begin))
+
+                chance = dice(seed, step)
+                batch = batches(step, chance)
+                latents = batch.latents.to(backbone.device)
+                places = stratified(seed, step, len(latents))
+                t = timesteps(places, phases[phase].timesteps, backbone.train_timesteps).to(backbone.device)
+                noise = torch.randn(latents.shape, generator=chance).to(latents)
+                edit = module(batch)
+                if mounted is None or fresh:
+                    if mounted is not None:
+                        mounted.unmount()
+                    mounted, fresh = mount(backbone, Layout.of(edit)), False
+                mounted.load(edit)
+                with torch.autocast(backbone.device.type, half, enabled=cuda):
+                    output = backbone.denoise(backbone.add_noise(latents, noise, t), t, backbone.text(batch.prompts))
+                loss, _ = loss_of(output, backbone.target(latents, noise, t), batch)
+                penalty = module.penalty(edit).to(loss)
+                scaler.scale(loss + penalty).backward()  # inside the mount: checkpointing recomputes
+                scaler.unscale_(optimizer)
+                norm = nn.utils.clip_grad_norm_(module.parameters(), clip)
+                figures = {"loss": loss.item(), "penalty": penalty.item(), "norm": norm.item()}
+                if not math.isfinite(figures["loss"] + figures["penalty"]):
+                    raise Refusal(
+                        f"The loss is not finite at step {step + 1}; use a lower rate, or load the model in float32."
+                    )
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
+                with torch.no_grad():
+                    module.after_step()
+                done = step + 1
+                losses.append(figures["loss"])
+                if progress is not None:
+                    progress(done, steps)
+                if stop is not None and stop(done, figures):
+                    ended = "by its rule"
+                elif interrupted():
+                    ended = "by the user"
+                if ended:
+                    break
+    finally:
+        if mounted is not None:
+            mounted.unmount()
+        module.requires_grad_(True)
+    edit = current(module, batches, seed)
+    made: dict[str, Any] = {"steps": done, "seed": seed}
+    if losses:
+        made["loss"] = round(float(np.mean(losses[-max(1, len(losses) // 4) :])), 5)
+    if ended and done < steps:
+        made |= {"ended": ended, "planned steps": steps}
+    edit = replace(edit, about=replace(edit.about, settings={**edit.about.settings, **made}))
+    if strip is not None:  # the last of the strip: where the run ended
+        strip(done, edit)
+    return edit
+
+
+@torch.no_grad()
+def current(module: EditModule, batches: Callable[[int, torch.Generator], Batch], seed: int = 0) -> Edit:
+    """The edit that a module makes now, on the CPU and without a graph."""
+
+    def own(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().clone()
+
+    parts: list[Part] = []
+    edit = module(batches(0, dice(seed, 0)))
+    for part in edit.parts:
+        if isinstance(part, TokenEdit):
+            part = replace(part, vectors=tuple(map(own, part.vectors)))
+        elif isinstance(part, LowRankEdit):
+            part = replace(part, factors={path: (own(down), own(up)) for path, (down, up) in part.factors.items()})
+        elif isinstance(part, WeightEdit):
+            part = replace(part, weights={name: own(weight) for name, weight in part.weights.items()})
+        parts.append(part)
+    return replace(edit, parts=tuple(parts))
+
+
+def _belongs(parameter: str, group: str) -> bool:
+    return parameter == group or parameter.startswith(f"{group}.")
+
+
+def _optimizer(module: EditModule, phases: Sequence[Phase]) -> tuple[torch.optim.AdamW, list[str]]:
+    """One group for each beginning of a name that a phase speaks of."""
+    names = list(dict.fromkeys(name for phase in phases for name in phase.rates))
+    groups: list[dict[str, Any]] = [{"params": []} for _ in names]
+    for parameter, value in module.named_parameters():
+        owners = [place for place, name in enumerate(names) if _belongs(parameter, name)]
+        if len(owners) != 1:
+            raise ValueError(f"{len(owners)} groups of the phases hold the parameter {parameter}; one is wanted")
+        groups[owners[0]]["params"].append(value)
+    if empty := [name for name, group in zip(names, groups, strict=True) if not group["params"]]:
+        raise ValueError(f"no parameter begins with {empty[0]}")
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0), names
+
+
+def _ends(phases: Sequence[Phase], steps: int) -> list[int]:
+    """The step at which each phase ends."""
+    shares = np.cumsum([phase.share for phase in phases])
+    return [round(steps * float(share / shares[-1])) for share in shares]
+
+
+def _wake(module: EditModule, phase: Phase) -> None:
+    """Only the parameters of the phase want gradients."""
+    for name, value in module.named_parameters():
+        value.requires_grad_(any(_belongs(name, group) for group in phase.rates))
+
+
+def _rate(phase: Phase, name: str, progress: float) -> float:
+    along = (1 + math.cos(math.pi * progress)) / 2
+    return phase.rates.get(name, 0.0) * (phase.fall + (1 - phase.fall) * along)
+
+
+@contextmanager
+def _patient() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is remembered instead of raised, so that no step is left half done; the second one is raised.
+
+    Only the main thread can receive it; elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked: list[float] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def remember(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(time.monotonic())
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)

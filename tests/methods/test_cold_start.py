@@ -1,0 +1,107 @@
+"""The cold start: where it begins, what it is called, which pictures and sentences it sees."""
+
+import warnings
+
+import pytest
+import torch
+
+from namesake.backbone import Backbone
+from namesake.edits import LowRankEdit, SecondPath, TokenEdit
+from namesake.errors import Refusal
+from namesake.generate import generate
+from namesake.methods.cold_start import ColdStart, Examples, _moved, class_of, personalize
+from namesake.train.fit import dice
+
+
+@pytest.fixture(scope="module")
+def backbone(sd15):
+    return Backbone.load(sd15, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    chance = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=chance)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
+def test_no_step_is_the_base_model_on_the_hard_word_to_the_bit(minis, kind, pictures):
+    backbone = Backbone.load(minis[kind], device="cpu")
+    edit = personalize(backbone, pictures, word="<my-cat>", class_word="cat", steps=0)
+    new = generate(backbone, "<my-cat> on the beach", edit, steps=2, size=64)
+    old = generate(backbone, "cat on the beach", steps=2, size=64)
+    assert (new[0].pixels == old[0].pixels).all()
+    assert len(edit.of(LowRankEdit)[0].factors) == len(backbone.sites)
+    assert len(edit.of(TokenEdit)[0].vectors) == len(backbone.text_encoders)
+
+
+def test_steps_change_what_is_drawn_and_the_edit_says_how_it_was_made(backbone, pictures):
+    edit = personalize(backbone, pictures, word="<my-cat>", class_word="red cat", steps=2, seed=3)
+    assert edit.of(TokenEdit)[0].vectors[0].shape[0] == 2  # a class of two words is a word of two vectors
+    assert edit.of(SecondPath)[0] == SecondPath("red cat", 0.25)
+    assert (edit.about.method, edit.about.class_word, edit.about.base) == ("cold start", "red cat", backbone.name)
+    assert edit.about.settings["steps"] == 2
+    assert edit.about.settings["seed"] == 3
+    assert edit.about.settings["rank"] == 4
+    new = generate(backbone, "<my-cat> on the beach", edit, steps=2, size=64)
+    old = generate(backbone, "red cat on the beach", steps=2, size=64)
+    assert (new[0].pixels != old[0].pixels).any()
+    plain = personalize(backbone, pictures, class_word="cat", steps=0, settings=ColdStart(blend=1.0))
+    assert not plain.of(SecondPath)
+
+
+def test_the_class_is_a_word_for_a_thing_or_object_with_a_warning(backbone, pictures, monkeypatch):
+    with pytest.warns(UserWarning, match="object"):
+        edit = personalize(backbone, pictures, steps=0)
+    assert edit.about.class_word == "object"
+    found = [("red", 0.9), ("beach", 0.8), ("robot", 0.7), ("cat", 0.6)]
+    monkeypatch.setattr(backbone, "nearest_words", lambda pictures, n: found)
+    assert class_of(backbone, pictures) == ("robot", 0.7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert personalize(backbone, pictures, steps=0).about.class_word == "robot"
+
+
+def test_every_picture_is_seen_alike_in_sentences_that_the_model_knows(backbone, monkeypatch):
+    chance = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=chance)
+    examples = Examples.of(backbone, pictures, "<it>", None, ColdStart(), 0)
+    assert torch.equal(examples.latents, backbone.encode(pictures))
+    counts = torch.zeros(3)
+    for step in range(6):
+        batch = examples.batch(step, dice(0, step))
+        for latents in batch.latents:
+            counts += torch.tensor([float(torch.equal(latents, one)) for one in examples.latents])
+        assert all("<it>" in prompt for prompt in batch.prompts)
+        assert len(set(batch.prompts)) == 4
+    assert counts.tolist() == [8.0, 8.0, 8.0]
+    strange = lambda prompt: ["picture"] if "picture" in prompt else []  # noqa: E731
+    monkeypatch.setattr(backbone, "unknown_words", strange)
+    known = Examples.of(backbone, pictures, "<it>", None, ColdStart(), 0).prompts
+    assert known
+    assert not any("picture" in prompt for prompt in known)
+
+
+def test_shifted_variants_and_masks_move_together(backbone):
+    picture = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    picture[0, 16:48, 16:48] = 255
+    mask = picture[..., 0] > 0
+    assert (_moved(picture, 3, -2)[0, 14:46, 19:51] == 255).all()
+    assert _moved(picture, 3, -2).sum() == picture.sum()
+    examples = Examples.of(backbone, picture, "<it>", mask, ColdStart(shift=0.1), 0)
+    assert examples.latents.shape[0] == examples.masks.shape[0] == 8
+    assert examples.masks.sum(dim=(1, 2, 3)).tolist() == [16.0] * 8
+    assert not torch.equal(*examples.masks[[0, 3]])
+    assert examples.batch(0, dice(0, 0)).mask.shape == (4, 1, 8, 8)
+    with pytest.raises(Refusal, match="mask is empty"):
+        Examples.of(backbone, picture, "<it>", torch.zeros_like(mask), ColdStart(), 0)
+
+
+def test_what_cannot_be_learned_is_refused(backbone, pictures):
+    with pytest.raises(Refusal, match="no picture"):
+        personalize(backbone, pictures[:0], class_word="cat")
+    with pytest.raises(Refusal, match="malformed"):
+        personalize(backbone, pictures, word="my cat", class_word="cat")
+    for word in ("", "a cat and a dog and a robot and a house"):
+        with pytest.raises(Refusal, match="tokens long"):
+            personalize(backbone, pictures, class_word=word)
