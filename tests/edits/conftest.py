@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench import Bench, bench  # noqa: E402
+from bench import Bench, bench
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def save(edit: Edit, path: Path, dtype: torch.dtype = torch.float16) -> None:
     except (TypeError, ValueError) as reason:
         raise Refusal(f"The concept's settings cannot be kept in a file: {reason}.") from None
     data = safetensors.torch.save(tensors, {"namesake": text})
-    beside = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part")
+    beside = path.absolute().parent / f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part"
     try:
         with open(beside, "xb") as file:
             file.write(data)

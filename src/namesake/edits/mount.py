@@ -164,7 +164,9 @@ class _Slot:
         # What has not changed is not written: a backward pass that is still to come may need it.
         copied = [(piece, -1 if piece.is_inference() else piece._version) for piece in pieces]
         before = self._copied.get(axis, [])
-        if len(before) == len(copied) and all(p is q and v == w >= 0 for (p, v), (q, w) in zip(before, copied)):
+        if len(before) == len(copied) and all(
+            p is q and v == w >= 0 for (p, v), (q, w) in zip(before, copied, strict=True)
+        ):
             return buffer
         self._copied[axis] = copied
         with torch.no_grad():
@@ -403,13 +405,13 @@ class Mount:
                 given[id(module), parameter] = value
         slots = {id(slot.module): slot for slot in self._slots.values()} if self._merged else {}
         for number, (module, name, base, own) in enumerate(self._swapped):
-            value = given.get((id(module), name))
-            alive = value is not None and value.requires_grad
+            own_weight = given.get((id(module), name))
+            alive = own_weight is not None and own_weight.requires_grad
             with torch.set_grad_enabled(alive):
-                result = base.detach()
-                if value is not None:
-                    whole_weight = value.to(base.device, base.dtype)
-                    result = whole_weight if scale == 1 else result + scale * (whole_weight - result)
+                result: Tensor = base.detach()
+                if own_weight is not None:
+                    own_weight = own_weight.to(base.device, base.dtype)
+                    result = own_weight if scale == 1 else result + scale * (own_weight - result)
                 if name == "weight" and id(module) in slots:
                     result = slots[id(module)].merged(result)
             if alive:
@@ -530,8 +532,8 @@ class Mount:
         if states is None or states.shape[-1] == self._width:
             with self._within(None):
                 return original(*args, **kwargs)
-        if getattr(states, "_load", self._loads) != self._loads:
-            raise Refusal("Another edit was loaded between a forward pass and its backward pass; call backward() first.")
+        if not torch.compiler.is_compiling() and getattr(states, "_load", self._loads) != self._loads:
+            raise Refusal("Another edit was loaded between a forward and its backward pass; call backward() first.")
         if states.shape[-1] > self._width + self._owners.shape[1] and self.layout.where == "block":
             return self._two_paths(original, place, args, kwargs)
         soft, hard, active = self._split(states)

@@ -67,6 +67,7 @@ class Reader:
         self.encoder, self.number, self.original, self.paths = encoder, number, tokenizer, paths
         self.flags, self.blend = flags, blend
         self.tokenizer: Any = tokenizer
+        self.names: list[str] = []
         self.ids: dict[int, int] = {}  # of the private tokenizer, to the word's number
         self.soft: list[list[int]] = []  # for each word its codes: an id of the vocabulary, or -1 - row of the table
         self.hard: list[list[int]] = []
@@ -75,14 +76,19 @@ class Reader:
 
     def load(self, words: Sequence[Word]) -> None:
         """Take new words in the place of those before. Vectors that require gradients keep their graph."""
-        for index, word in enumerate(words):
-            check_word(word.placeholder, [self.original], [other.placeholder for other in words[:index]])
-        self.tokenizer, self.ids, self.soft, self.hard, self.table = self.original, {}, [], [], None
+        names = [word.placeholder for word in words]
+        if names != self.names:  # a copy takes 30 ms at CLIP's size, too much for each step of training
+            for index, name in enumerate(names):
+                check_word(name, [self.original], names[:index])
+            self.tokenizer = self.original
+            if names:
+                self.tokenizer = copy.deepcopy(self.original)
+                self.tokenizer.add_tokens(names)
+            self.ids = {self.tokenizer.convert_tokens_to_ids(name): index for index, name in enumerate(names)}
+            self.names = names
+        self.soft, self.hard, self.table = [], [], None
         if not words:
             return
-        self.tokenizer = copy.deepcopy(self.original)
-        self.tokenizer.add_tokens([word.placeholder for word in words])
-        self.ids = {self.tokenizer.convert_tokens_to_ids(word.placeholder): i for i, word in enumerate(words)}
         vectors = [word.vectors[self.number] for word in words]
         batches = {v.shape[0] for v in vectors if v.ndim == 3}
         if len(batches) > 1:
