@@ -299,8 +299,8 @@ class JudgeData:
     def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sixteen categories, two records of each.
 
-        With 8 x 4 the category's loss stayed at chance for 250 steps while that of `second category`, which every batch
-        mixes, fell with a tenth of the examples: each batch pulls the head towards its own few categories.
+        Eight and four left fewer labels that differ: from one checkpoint and 100 steps on (one run each, AdamW's rate
+        lowered too), the losses of category, colour and pattern were 2.44, 1.51, 1.55 then and 2.39, 1.42, 1.48 now.
 
         Returns:
             Pictures uint8 `[128, 64, 64, 3]`, labels `[128, heads]`, boxes `[128, 4]` and objects `[128]`: numbers
