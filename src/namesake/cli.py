@@ -177,11 +177,17 @@ def demo(
 def picturebook_draw(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR")] = Path("out/picturebook/sheets"),
     seed: Seed = 0,
+    count: Annotated[int, typer.Option(metavar="N", help="Drawings on the sheet of drawings.")] = 60,
+    size: Annotated[int, typer.Option(metavar="N", help="Pixels a side of each drawing.")] = 64,
+    split: Annotated[str, typer.Option(metavar="NAME", help="training, tuning or reporting concepts.")] = "tuning",
+    category: Annotated[str | None, typer.Option(metavar="NAME", help="Only this category.")] = None,
+    style: Annotated[str | None, typer.Option(metavar="NAME", help="Only this style.")] = None,
+    place: Annotated[str | None, typer.Option(metavar="NAME", help="Only this place.")] = None,
 ) -> None:
     """Write contact sheets of the picture book's drawings."""
     from namesake.picturebook import draw_sheets
 
-    print(*draw_sheets.main(output, seed), sep="\n")
+    print(*draw_sheets.main(output, seed, count, size, split, category, style, place), sep="\n")
 
 
 @picturebook.command("train")
@@ -209,11 +215,16 @@ def picturebook_train(
 @picturebook.command("check")
 def picturebook_check(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR")] = Path("out/picturebook/check"),
+    model: Annotated[Path | None, typer.Option(metavar="DIR", help="The model; the shipped one by default.")] = None,
+    judge: Annotated[Path | None, typer.Option(metavar="FILE", help="The judge; the shipped one by default.")] = None,
+    count: Annotated[int, typer.Option(metavar="N", help="Prompts.")] = 600,
+    seed: Seed = 0,
+    docs: Annotated[Path | None, typer.Option(metavar="FILE", help="A page that gets the table.")] = None,
 ) -> None:
     """Measure model and judge; exit with 0 where all bars hold."""
     from namesake.picturebook import check
 
-    if not check.main(output):
+    if not check.main(output, model, judge, count, seed, docs):
         raise typer.Exit(1)
 
 
@@ -223,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
         sys.stdout.flush()
+        if status == 130:  # newer typers make a status of the interrupt
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except Refusal as refusal:
         return _fail(str(refusal), 2)

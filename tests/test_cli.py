@@ -1,0 +1,321 @@
+"""The command line as a user meets it: what it writes, what it says, and what it refuses in one sentence."""
+
+import errno
+import logging
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from namesake import cli, recipes
+from namesake.errors import Refusal
+from namesake.sheet import read_settings
+
+SMALL = ["--steps", "2", "--size", "64"]
+
+
+@pytest.fixture(autouse=True)
+def _polite(monkeypatch, tmp_path):
+    """Each test in a folder of its own; the process-wide silence of the command line only where it is tested."""
+    monkeypatch.setattr(cli, "_quiet", lambda: None)
+    monkeypatch.delenv("NAMESAKE_MODEL", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "cat.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def backbone(sd15):
+    """A mini whose own size is small, so that pictures cost little."""
+    from namesake.backbone import Backbone
+
+    made = Backbone.load(sd15)
+    made.unet.register_to_config(sample_size=32)
+    return made
+
+
+@pytest.fixture(scope="session")
+def concept(backbone, picture, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("concept") / "my-cat.safetensors"
+    made = recipes.personalize(
+        [picture], word="<my-cat>", class_word="cat", model=backbone, steps=1, seed=3, output=path
+    )
+    assert made.path == path
+    assert set(made.seconds) == {"learning"}
+    return path
+
+
+@pytest.fixture
+def one_model(monkeypatch, backbone):
+    """Every command uses the one loaded model."""
+    monkeypatch.setattr("namesake.backbone.Backbone.load", lambda *_, **__: backbone)
+
+
+def refused(capsys, *arguments: str, words: tuple[str, ...] = (), status: int = 2) -> str:
+    before = sorted(Path().rglob("*"))
+    assert cli.main(arguments) == status
+    out, err = capsys.readouterr()
+    sentence = err.strip().splitlines()[-1]
+    assert out == ""
+    assert sentence.startswith("namesake: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in sentence
+    assert [path for path in sorted(Path().rglob("*")) if path.is_file()] == [p for p in before if p.is_file()]
+    return sentence
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys; from namesake.cli import main; main(['--help']);"
+        "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'rich'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert after.ru_utime - before.ru_utime < 0.5  # CPU seconds: a loaded machine is no slower in these
+    for command in ("personalize", "generate", "show", "demo", "picturebook"):
+        assert command in done.stdout
+
+
+def test_from_a_picture_to_pictures_of_its_word(capsys, one_model, picture):
+    assert cli.main(["personalize", str(picture), "--class", "cat", "--steps", "1"]) == 0
+    said = capsys.readouterr().out
+    assert Path("my-cat.safetensors").is_file()
+    assert "<my-cat>" in said
+    assert "namesake generate" in said
+    assert cli.main(["personalize", str(picture), "--class", "cat", "--steps", "0"]) == 0
+    assert Path("my-cat-2.safetensors").is_file()  # nothing is overwritten that was not named
+
+    prompt = "<my-cat> on the beach"
+    arguments = ["generate", prompt, "--concept", "my-cat.safetensors", "--count", "2", "--seed", "5", "-o", "new/out"]
+    assert cli.main([*arguments, *SMALL]) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.split()[-3:]]
+    assert [path.name for path in paths] == ["my-cat-on-the-beach-5.png", "my-cat-on-the-beach-6.png",
+                                             "my-cat-on-the-beach-sheet.png"]  # fmt: skip
+    settings = read_settings(paths[1])
+    assert (settings["prompt"], settings["seed"], settings["steps"]) == (prompt, 6, 2)
+    before = paths[0].read_bytes()
+    assert cli.main([*arguments, *SMALL]) == 0
+    assert len(list(Path("new/out").iterdir())) == 6
+    assert paths[0].read_bytes() == before
+    again = paths[0].with_stem(paths[0].stem + "-2")
+    assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(paths[0])))
+
+
+def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch):
+    teach = recipes._teach
+    monkeypatch.setattr(recipes, "_teach", lambda *a: teach(*a[:4], 1, *a[5:]))
+    arguments = ["generate", "<it> on the beach", "--picture", str(picture), "--class", "cat", "--count", "1", *SMALL]
+    assert cli.main(arguments) == 0
+    assert [path.name for path in Path("out").iterdir()] == ["it-on-the-beach-0.png"]
+    capsys.readouterr()
+    for prompt in ("a cat", "<a> and <b>"):
+        refused(capsys, "generate", prompt, "--picture", str(picture), words=("angle brackets",))
+
+
+def test_show_says_what_a_concept_is(capsys, backbone, concept):
+    text = recipes.show(concept, backbone)
+    assert cli.main(["show", str(concept)]) == 0
+    short = capsys.readouterr().out
+    for line in (text, short):
+        for word in ("<my-cat>", "cat", "cold start", backbone.name, "128 sites", "blend 0.25", "seed 3", "torch"):
+            assert word in line
+    assert "not at hand" in short
+    nearest = next(line for line in text.splitlines() if line.startswith("nearest"))
+    assert nearest.split()[2] == "cat"  # one step away from it
+    assert float(nearest.split()[3].rstrip(",")) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--count", "0"], ("count", "0")),
+        (["--count", "-3"], ("count",)),
+        (["--count", "two"], ("--count", "integer")),
+        (["--steps", "-1"], ("steps", "-1")),
+        (["--steps", "1000000"], ("steps",)),
+        (["--seed", "-1"], ("seed",)),
+        (["--guidance", "nan"], ("guidance", "nan")),
+        (["--guidance", "-2"], ("guidance",)),
+        (["--blend", "1.5"], ("blend", "1.5")),
+        (["--blend", "nan"], ("blend",)),
+        (["--scale", "inf"], ("scale", "inf")),
+        (["--size", "7"], ("size", "7")),
+        (["--size", "-64"], ("size",)),
+        (["--concept", "missing.safetensors"], ("missing.safetensors",)),
+        (["--picture", "missing.png"], ("angle brackets",)),
+        (["--nonsense"], ("--nonsense",)),
+    ],
+)
+def test_absurd_options_are_refused_before_a_model_is_loaded(capsys, monkeypatch, options, words):
+    def load(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("namesake.backbone.Backbone.load", load)
+    refused(capsys, "generate", "a cat", *options, words=words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "100"], ("size", "100")),
+        (["--scheduler", "magic"], ("magic", "dpm++")),
+    ],
+)
+def test_what_only_the_model_can_tell_is_refused_before_it_works(capsys, one_model, options, words):
+    refused(capsys, "generate", "a cat", *options, words=words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--word", ""], ("empty",)),
+        (["--word", "My Cat"], ("My Cat", "<my-cat>")),
+        (["--word", "<a\x1b[31m>"], ("malformed",)),
+        (["--class", ""], ("class",)),
+        (["--class", "<cat>"], ("class",)),
+        (["--steps", "-1"], ("steps", "-1")),
+        (["--steps", "100000000"], ("steps",)),
+        (["--seed", "-1"], ("seed",)),
+        (["-o", "none/cat.safetensors"], ("none", "folder")),
+        (["-o", "/proc/cat.safetensors"], ("/proc", "written")),
+    ],
+)
+def test_absurd_personalizing_is_refused_before_a_model_is_loaded(capsys, monkeypatch, picture, options, words):
+    def load(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("namesake.backbone.Backbone.load", load)
+    refused(capsys, "personalize", str(picture), *options, words=words)
+
+
+def test_bad_pictures_are_refused(capsys, tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder").mkdir()
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    refused(capsys, "personalize", "missing.png", words=("missing.png",))
+    refused(capsys, "personalize", "empty.png", words=("empty",))
+    refused(capsys, "personalize", "folder", words=("no pictures",))
+    refused(capsys, "personalize", "dot.png", words=("1 x 1",))
+    refused(capsys, "personalize", words=("PICTURE",))
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_out_first(capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    refused(capsys, "generate", "a cat", "-o", "file/out", words=("file/out",))
+    refused(capsys, "generate", "a cat", "-o", "file", words=("file",))
+
+
+def test_prompts(capsys, one_model, concept):
+    arguments = ["--concept", str(concept), "--count", "1", *SMALL]
+    refused(capsys, "generate", "  ", *arguments, words=("empty",))
+    refused(capsys, "generate", "a cat\nwith a hat", *arguments, words=("control characters",))
+    refused(capsys, "generate", "a cat " * 60 + "<my-cat>", *arguments, words=("too long", "<my-cat>"))
+    assert cli.main(["generate", "a cat on the beach", *arguments]) == 0
+    assert "does not hold the word <my-cat>" in capsys.readouterr().err.replace("\n", " ")
+    assert cli.main(["generate", "<my-cat> " + "and a cat " * 60, *arguments]) == 0
+    assert "too long" in capsys.readouterr().err
+
+
+def test_a_concept_of_other_weights(capsys, monkeypatch, sd15, concept):
+    from namesake.backbone import Backbone
+
+    other = Backbone.load(sd15)
+    other.unet.register_to_config(sample_size=32)
+    for parameter in other.unet.parameters():
+        parameter.data.mul_(1.1)
+    monkeypatch.setattr("namesake.backbone.Backbone.load", lambda *_, **__: other)
+    arguments = ["generate", "<my-cat>", "--concept", str(concept), "--count", "1", *SMALL]
+    refused(capsys, *arguments, words=("--any-base",))
+    assert cli.main([*arguments, "--any-base"]) == 0
+
+
+def test_a_full_disk_leaves_nothing_behind(capsys, monkeypatch, one_model):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(capsys, "generate", "a cat", "--count", "1", *SMALL, words=("No space left",))
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, ("stopped",)),
+        (MemoryError(), 2, ("memory",)),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, ("memory",)),
+        (OSError(errno.ENOSPC, "No space left on device", "x.png"), 2, ("No space left", "x.png")),
+        (Refusal("No."), 2, ("No.",)),
+    ],
+)
+def test_every_end_has_one_sentence(capsys, monkeypatch, failure, status, words):
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(recipes, "show", fail)
+    refused(capsys, "show", "x.safetensors", words=words, status=status)
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a mistake in the program")
+
+    monkeypatch.setattr(recipes, "show", fail)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        cli.main(["show", "x.safetensors"])
+
+
+def test_a_reader_who_leaves_is_no_error():
+    code = "import sys; from namesake.cli import main; sys.exit(main(['generate', '--help']))"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode != 0
+    assert done.stderr == ""
+
+
+def test_the_libraries_are_silent_and_the_model_is_set_once(sd15, tmp_path):
+    import json
+    import shutil
+
+    small = shutil.copytree(sd15, tmp_path / "mini")
+    config = json.loads((small / "unet" / "config.json").read_text())
+    (small / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": 32}))
+    environment = {**os.environ, "NAMESAKE_MODEL": str(small), "NO_COLOR": "1"}
+    code = "import sys; from namesake.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "generate", "a cat", "--count", "1", *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "out/a-cat-0.png\n"
+
+
+def test_bars_are_for_people(capsys, monkeypatch):
+    report = cli._report()
+    with report.bar("drawing") as progress:
+        assert progress is None
+    report.say("hidden")
+    report.warn("shown <my-cat> [not markup]")
+    assert capsys.readouterr().err == "namesake: shown <my-cat> [not markup]\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    report = cli._report()
+    with report.bar("drawing") as progress:
+        assert progress is not None
+        progress(1, 2)
+    report.say("shown")
+    assert "drawing" in (text := capsys.readouterr().err)
+    assert "shown" in text
+    assert logging.root.manager.disable == 0
