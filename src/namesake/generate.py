@@ -92,7 +92,7 @@ def generate(
     settings = {"model": backbone.name, "steps": steps, "guidance": guidance, "negative": negative, "blend": blend,
                 "scale": scale, "scheduler": scheduler, "size": [height, width]}  # fmt: skip
     for word in dict.fromkeys(word for text in (*prompts, negative) for word in backbone.unknown_words(text)):
-        warnings.warn(f'The model {backbone.name} never saw the word "{word}".', stacklevel=2)
+        warnings.warn(f'The model {backbone.name} never saw the word "{word}".', stacklevel=3)
 
     context: Any = nullcontext()
     if edit is not None:
@@ -124,7 +124,7 @@ def generate(
             objections = backbone.screened(drawn)
             if any(objections):
                 warnings.warn(
-                    "The model's safety checker blacked out a picture; try another seed or prompt.", stacklevel=2
+                    "The model's safety checker blacked out a picture; try another seed or prompt.", stacklevel=3
                 )
             drawn[torch.tensor(objections)] = 0
             pictures += [

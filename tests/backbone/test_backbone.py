@@ -87,10 +87,15 @@ def test_a_pipeline_is_shared_not_copied(sd15: Path):
     assert backbone.tokenizers[0] is pipeline.tokenizer
 
 
-def test_loading_is_silent(sd15: Path, capfd: pytest.CaptureFixture[str]):
+def test_loading_is_silent(sd15: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    folder = Path(shutil.copytree(sd15, tmp_path / "model"))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps_offset": 0}))  # diffusers complains of it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Backbone.load(sd15, device="cpu").text(["a cat"])
+        backbone = Backbone.load(folder, device="cpu")
+        backbone.text(["a cat"])
+        backbone.scheduler("ddim")
     assert capfd.readouterr() == ("", "")
 
 
@@ -342,6 +347,36 @@ class TestWords:
         stranger = Backbone.from_pipeline(StableDiffusionPipeline.from_pretrained(sd15, image_encoder=eye(16)))
         assert stranger.see(pictures).shape == (3, 16)
         assert stranger.nearest_words(pictures) is None
+
+    def test_clip_sees_for_a_blind_model(self, sd15: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        from minis import fill
+        from transformers import CLIPConfig, CLIPModel
+
+        from namesake.backbone import backbone as room
+
+        backbone = Backbone.load(sd15, device="cpu")
+        tokenizer = backbone.tokenizers[0]
+        small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+        config = CLIPConfig(
+            text_config=small | ids | {"vocab_size": len(tokenizer)},
+            vision_config=small | {"image_size": 32, "patch_size": 8},
+            projection_dim=24,
+        )
+        clip = fill(CLIPModel(config), 3).eval()
+        clip.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        monkeypatch.setattr(room, "CLIP", str(tmp_path))
+        pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+        (word, value), *_ = near = backbone.nearest_words(pictures, 3)
+        assert len(near) == 3
+        mean, std = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+        pixels = (pictures / 255 - torch.tensor(mean)) / torch.tensor(std)
+        inputs = tokenizer([f"a picture of a {word}"], return_tensors="pt")
+        one = clip(input_ids=inputs.input_ids, pixel_values=pixels.permute(0, 3, 1, 2))
+        assert torch.cosine_similarity(one.image_embeds.mean(0), one.text_embeds[0], dim=0).item() == pytest.approx(
+            value, abs=1e-5
+        )
 
     def test_seeing_agrees_with_the_library_s_own_processor(self, sd15: Path):
         """Cropping and scaling are ours; where nothing is resized they must be the library's to the last bit or so."""

@@ -13,7 +13,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -281,10 +281,10 @@ class Backbone:
 
         A prompt that is too long is cut off where diffusers cuts it, with a `UserWarning` that names what is lost.
         """
-        for prompt in prompts:
-            if lost := self.truncated(prompt):
-                warnings.warn(f'The prompt "{prompt}" is too long; the model does not see "{lost}".', stacklevel=2)
-        with quiet():  # diffusers logs the same
+        cut = {prompt: lost for prompt in prompts if (lost := self.truncated(prompt))}
+        for prompt, lost in cut.items():
+            warnings.warn(f'The prompt "{prompt}" is too long; the model does not see "{lost}".', stacklevel=2)
+        with quiet() if cut else nullcontext():  # diffusers logs the same
             encoded = self.pipeline.encode_prompt(
                 prompt=prompts, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
@@ -430,7 +430,7 @@ class Backbone:
                 f"The scheduler '{name}' is not among those that fit the model '{self.name}'; choose one of {short}."
             )
         chosen = self.schedulers[name]
-        # SD 1.x leaves out PNDM's Runge-Kutta steps, which need four steps at least; other configurations do not say so.
+        # SD 1.x leaves out PNDM's Runge-Kutta steps, which need four steps at least; other configurations forget to.
         plain = {"skip_prk_steps": True} if "skip_prk_steps" in inspect.signature(chosen.__init__).parameters else {}
         with quiet():
             return chosen.from_config(self.pipeline.scheduler.config, **plain)
@@ -486,7 +486,8 @@ class Backbone:
                 tokenizer = CLIPTokenizer.from_pretrained(CLIP, local_files_only=True)
             except (OSError, ValueError):
                 return None
-        return model.to(self.device).eval().requires_grad_(False), tokenizer
+        nn.Module.to(model, self.device)
+        return model.eval().requires_grad_(False), tokenizer
 
     @cached_property
     @torch.no_grad()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -34,7 +35,10 @@ def quiet() -> Iterator[None]:
     second.set_verbosity_error()
     second.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # diffusers asks for steps_offset 1 in every configuration, also where trailing timesteps leave it unused.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         first.set_verbosity(level)
         second.set_verbosity(level_2)
