@@ -342,6 +342,7 @@ class _Network(nn.Module):
         classes: Mapping[str, int],
         widths: Sequence[int] = (32, 64, 128, 192),
         blocks: Sequence[int] = (1, 1, 2, 0),
+        looks: int = 6,
     ) -> None:
         super().__init__()
         self.classes = dict(classes)
@@ -350,20 +351,31 @@ class _Network(nn.Module):
             before, stride = (12, 1) if i == 0 else (widths[i - 1], 2)
             body += [nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             body += [_Block(width) for _ in range(count)]
-        self.fine = nn.Sequential(*body[: -3 - blocks[-1]])
-        self.coarse = nn.Sequential(*body[-3 - blocks[-1] :])
-        # Means forget where things are, which side, turn and relation need; so a few channels keep their 4 x 4 places.
+        ends = [1 + 3 * (i + 1) + sum(blocks[: i + 1]) for i in range(len(widths))]
+        self.middle = nn.Sequential(*body[: ends[1]])
+        self.fine = nn.Sequential(*body[ends[1] : ends[2]])
+        self.coarse = nn.Sequential(*body[ends[2] :])
+        # A thing fills a tenth of many a picture, and a mean over all places drowns its pattern and colours (with means
+        # and maxima alone pattern stayed at chance). So a few learned looks say where to read.
+        self.context = nn.Conv2d(widths[-1], widths[-2], 1)
+        self.looks = nn.Conv2d(widths[-2], looks, 1)
+        # Looks forget where things are, which side, turn and relation need; so a few channels keep their 4 x 4 places.
         self.places = nn.Conv2d(widths[-1], 16, 1)
-        width = 2 * widths[-2] + widths[-1] + 16 * 16
+        width = looks * (widths[-2] + widths[-3]) + widths[-1] + 16 * 16
         self.norm = nn.LayerNorm(width)
         self.heads = nn.Linear(width, sum(self.classes.values()))
         self.identity = nn.Sequential(nn.Linear(width, 192), nn.ReLU(), nn.Linear(192, EMBEDDING))
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> tuple[dict[str, Float[Tensor, "B _"]], Float[Tensor, "B E"]]:
-        fine = self.fine(x)
+        middle = self.middle(x)
+        fine = self.fine(middle)
         coarse = self.coarse(fine)
-        pooled = [fine.mean((2, 3)), fine.amax((2, 3)), coarse.mean((2, 3)), self.places(coarse).flatten(1)]
-        features = self.norm(torch.cat(pooled, 1))
+        where = self.looks(F.relu(fine + F.interpolate(self.context(coarse), fine.shape[-2:]))).float()
+        seen = []
+        for map_ in (fine, middle):
+            scores = F.interpolate(where, map_.shape[-2:]).flatten(2)
+            seen.append((scores.softmax(-1) @ map_.float().flatten(2).transpose(1, 2)).flatten(1))
+        features = self.norm(torch.cat([*seen, coarse.mean((2, 3)), self.places(coarse).flatten(1)], 1))
         logits = self.heads(features).float().split(list(self.classes.values()), 1)
         return dict(zip(self.classes, logits, strict=True)), F.normalize(self.identity(features).float(), dim=-1)
 
@@ -529,7 +541,7 @@ def train_judge(
         network.load_state_dict(Judge.load(start)._network.state_dict())
     network.train()
     # A head's 704 inputs have unit size, so AdamW may move a logit by 704 rates in one step: hence the third.
-    optimizer = MuonAndAdamW(network.named_parameters(), lr, lr / 3, plain=("fine.1.weight", "heads.weight"))
+    optimizer = MuonAndAdamW(network.named_parameters(), lr, lr / 3, plain=("middle.1.weight", "heads.weight"))
     checkpoint, curve = out_folder / "checkpoint.pt", out_folder / "curve.jsonl"
     step, total = 0, steps
     if resume and checkpoint.exists():

@@ -72,7 +72,7 @@ def beach(rng: Rng) -> str:
     x, side = (rng.uniform(8, 20), 1) if rng.uniform() < 0.5 else (rng.uniform(80, 92), -1)
     out += f'<path d="M{x:.1f} {sand + 8:.1f}l{side * 3} -34" stroke="#f4efe2" stroke-width="1.8" fill="none"/>'
     cx, cy = x + side * 3, sand - 26
-    out += _path(f"M{cx - 13:.1f} {cy + 5:.1f}Q{cx:.1f} {cy - 16:.1f} {cx + 13:.1f} {cy + 5:.1f}z", hsv(rng.choice([2, 12, 345]), 0.7, 0.93))
+    out += _path(f"M{cx - 13:.1f} {cy + 5:.1f}Q{cx:.1f} {cy - 16:.1f} {cx + 13:.1f} {cy + 5:.1f}z", hsv(float(rng.choice([2, 12, 345])), 0.7, 0.93))
     out += _path(f"M{cx - 4:.1f} {cy + 5:.1f}Q{cx:.1f} {cy - 16:.1f} {cx + 4:.1f} {cy + 5:.1f}z", "#fffaf0")
     return out
 
@@ -167,7 +167,7 @@ def space(rng: Rng) -> str:
 
 def kitchen(rng: Rng) -> str:
     """Tiled wall, shelf and a wooden table."""
-    wall = rng.choice([28, 46, 170, 200])
+    wall = float(rng.choice([28, 46, 170, 200]))
     out = _box(0, 0, 100, 100, hsv(wall, 0.12, 0.97))
     for x in np.arange(rng.uniform(0, 12), 100, 12.5):
         out += _box(x, 0, 0.9, 72, hsv(wall, 0.2, 0.86))
@@ -192,7 +192,7 @@ def meadow(rng: Rng) -> str:
     out += _hills(rng, 56, 6, hsv(112, 0.4, 0.74)) + _hills(rng, 68, 4, hsv(100, 0.5, 0.8))
     for _ in range(14):
         x, y = rng.uniform(2, 98), rng.uniform(72, 98)
-        out += _dot(x, y, 1.5, hsv(rng.choice([0, 50, 300, 330]), 0.55, 0.98)) + _dot(x, y, 0.6, "#fff3b0")
+        out += _dot(x, y, 1.5, hsv(float(rng.choice([0, 50, 300, 330])), 0.55, 0.98)) + _dot(x, y, 0.6, "#fff3b0")
     return out
 
 
@@ -221,7 +221,7 @@ def night(rng: Rng) -> str:
 
 def bedroom(rng: Rng) -> str:
     """Wallpaper, a window and a rug."""
-    hue = rng.choice([265, 330, 210])
+    hue = float(rng.choice([265, 330, 210]))
     out = _box(0, 0, 100, 100, hsv(hue, 0.16, 0.94))
     for x in np.arange(rng.uniform(0, 9), 100, 10):
         out += _box(x, 0, 4, 72, hsv(hue, 0.22, 0.88))

@@ -39,6 +39,10 @@ TEXT_LENGTH = 48
 """Tokens of a prompt, begin and end included; the longest caption of the grammar has fewer (a test)."""
 
 
+GUIDANCE = 4.0
+"""The guidance that `generate` uses on this model unless told otherwise."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """Settings of one stage of training.
@@ -83,7 +87,7 @@ _CPU = Preset(
     drawings=60_000,
     autoencoder=Stage(2_200, 24, 2e-3, 1e-3, decay=0.5, average=0.99),
     decoder=Stage(3_000, 16, 1e-3, 5e-4, decay=0.7, average=0.99),
-    unet=Stage(20_000, 48, 3e-3, 1e-3, 1e-3, warmup=200, sheet_every=600),
+    unet=Stage(20_000, 32, 3e-3, 1e-3, 1e-3, warmup=200, sheet_every=600),
     image_encoder=Stage(2_500, 64, 2e-3, 1e-3, decay=0.6),
     judge_drawings=60_000,
     judge_minutes=20,
@@ -181,7 +185,7 @@ def make_scheduler() -> Any:
 
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", steps_offset=0,
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", steps_offset=1,
     )  # fmt: skip
 
 
@@ -493,7 +497,7 @@ def write_denoiser(module: Any, model: Path) -> None:
 
 
 @torch.no_grad()
-def sample_latents(module: Any, ids: Tensor, empty: Tensor, *, steps: int = 15, guidance: float = 4.0, seed: int = 0, device: Any = "cpu") -> Tensor:
+def sample_latents(module: Any, ids: Tensor, empty: Tensor, *, steps: int = 15, guidance: float = GUIDANCE, seed: int = 0, device: Any = "cpu") -> Tensor:
     """Latents for prompts by DPM-Solver++; for sheets while training (users' pictures come from `generate`)."""
     from diffusers import DPMSolverMultistepScheduler
 
@@ -581,7 +585,7 @@ def write_index(model: Path, world: World) -> None:
         "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
     }  # fmt: skip
     (model / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (model / "words.json").write_text(json.dumps({"words": world_words(world)}) + "\n")
+    (model / "words.json").write_text(json.dumps({"words": world_words(world), "guidance": GUIDANCE}) + "\n")
     (model / "world.json").write_text(json.dumps({"categories": world.categories, "places": world.places}, indent=1) + "\n")
 
 
