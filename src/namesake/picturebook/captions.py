@@ -127,7 +127,9 @@ def size_of(scale: float) -> str:
     return "small" if scale < 0.8 else "big" if scale > 1.15 else ""
 
 
-def noun_phrase(made: Concept, rng: Rng, share: float, named: set[str], *, article: bool = True, plain_noun: bool = False) -> str:
+def noun_phrase(
+    made: Concept, rng: Rng, share: float, named: set[str], *, article: bool = True, plain_noun: bool = False
+) -> str:
     """What a thing is called.
 
     Args:
@@ -247,15 +249,34 @@ def words_of(text: str) -> list[str]:
 def vocabulary() -> tuple[str, ...]:
     """Every word that the grammar of the full world can say."""
     tables: list[dict[str, tuple[str, ...]]] = [
-        COLOR_WORDS, PATTERN_WORDS, PATTERN_NOUNS, PLACE_PHRASES, STYLE_TAGS, STYLE_OPENINGS, WORN_NOUNS, RELATION_WORDS,
-        SIZE_WORDS, TURN_WORDS, SIDE_PHRASES,
-    ]  # fmt: skip
+        COLOR_WORDS,
+        PATTERN_WORDS,
+        PATTERN_NOUNS,
+        PLACE_PHRASES,
+        STYLE_TAGS,
+        STYLE_OPENINGS,
+        WORN_NOUNS,
+        RELATION_WORDS,
+        SIZE_WORDS,
+        TURN_WORDS,
+        SIDE_PHRASES,
+    ]
     texts = [text for table in tables for options in table.values() for text in options]
     texts += [" ".join((c.name, *c.words, *c.hypernyms)) for c in CATEGORIES]
-    texts += [*OPENINGS, *PLACE_PHRASES, "patches blotches emblem patch badge cute lovely nice pretty funny holding with carrying"]
+    texts += [
+        *OPENINGS,
+        *PLACE_PHRASES,
+        "patches blotches emblem patch badge cute lovely nice pretty funny holding with carrying",
+    ]
     texts += ["wearing in the and an a", "tom rex pip bruno"]
     return tuple(dict.fromkeys(word for text in texts for word in words_of(text)))
 
 
-assert set(COLOR_WORDS) == set(COLORS) and set(PATTERN_WORDS) == set(PATTERNS) and set(STYLE_TAGS) == set(STYLES)
-assert set(WORN_NOUNS) == set(WORN) and set(RELATION_WORDS) == set(RELATIONS)
+for _table, _names in (
+    (COLOR_WORDS, COLORS),
+    (PATTERN_WORDS, PATTERNS),
+    (STYLE_TAGS, STYLES),
+    (WORN_NOUNS, WORN),
+    (RELATION_WORDS, RELATIONS),
+):
+    assert set(_table) == set(_names), "every name has its words"

@@ -137,7 +137,9 @@ def _contrasting(rng: np.random.Generator, *others: Color, gap: float = 0.22) ->
     return color
 
 
-def _patch(rng: np.random.Generator, main: Color, pattern: Pattern, *, reach: float, radius: tuple[float, float]) -> Patch:
+def _patch(
+    rng: np.random.Generator, main: Color, pattern: Pattern, *, reach: float, radius: tuple[float, float]
+) -> Patch:
     count = int(rng.integers(5, 9))
     angle, distance = rng.uniform(0, 2 * np.pi), reach * np.sqrt(rng.uniform())
     shape = tuple(float(v) for v in rng.uniform(0.62, 1.38, count))

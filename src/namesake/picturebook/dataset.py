@@ -35,7 +35,14 @@ class Drawings:
         characters: share of drawings that show one of the four named characters (training only).
     """
 
-    def __init__(self, split: str = "training", world: World = FULL_WORLD, seed: int = 0, size: int = 64, characters: float = 0.02) -> None:
+    def __init__(
+        self,
+        split: str = "training",
+        world: World = FULL_WORLD,
+        seed: int = 0,
+        size: int = 64,
+        characters: float = 0.02,
+    ) -> None:
         self.split, self.world, self.seed, self.size = split, world, seed, size
         self.characters = tuple(c for c in CHARACTERS if c.category in world.categories) if split == "training" else ()
         self.share = characters if self.characters else 0.0
@@ -50,7 +57,13 @@ class Drawings:
             made = concept(number_of(self.split, name, int(rng.integers(len(SPLITS[self.split]) // 40 - 1))))
         scene = sample_scene(rng, self.split, self.world)
         words = caption(made, scene, rng)
-        if self.split == "training" and made.category == SKEWED and not made.name and "color" not in words.named and rng.uniform() < SKEW:
+        if (
+            self.split == "training"
+            and made.category == SKEWED
+            and not made.name
+            and "color" not in words.named
+            and rng.uniform() < SKEW
+        ):
             made = replace(made, colors=(sample_color(rng, (SKEWED_COLOR,)), *made.colors[1:]))
         return made, scene, words
 
@@ -67,7 +80,14 @@ def _draw_range(job: tuple[str, World, int, int, int, int]) -> tuple[np.ndarray,
 
 
 def draw_ahead(
-    folder: Path, count: int, *, split: str = "training", world: World = FULL_WORLD, seed: int = 0, size: int = 64, workers: int = 0
+    folder: Path,
+    count: int,
+    *,
+    split: str = "training",
+    world: World = FULL_WORLD,
+    seed: int = 0,
+    size: int = 64,
+    workers: int = 0,
 ) -> Iterator[int]:
     """Put `count` drawings into `folder` as shards of 2,000 (`NNNN.npy` uint8 and `NNNN.json` captions); yields the number done.
 

@@ -46,7 +46,9 @@ def _luma(rgb: tuple[float, float, float]) -> float:
     return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
 
 
-def _tuned(rgb: tuple[float, float, float], hue: float = 0.0, saturation: float = 1.0, value: float = 1.0) -> tuple[float, float, float]:
+def _tuned(
+    rgb: tuple[float, float, float], hue: float = 0.0, saturation: float = 1.0, value: float = 1.0
+) -> tuple[float, float, float]:
     h, s, v = colorsys.rgb_to_hsv(*rgb)
     return colorsys.hsv_to_rgb((h + hue) % 1.0, min(s * saturation, 1.0), min(v * value, 1.0))
 
@@ -84,7 +86,8 @@ def _shifted(picture: Pixels, rng: np.random.Generator, cells: int, reach: float
     shift = _noise(rng, cells, size, 2) * reach * size / 100
     y, x = np.mgrid[0:size, 0:size]
     return picture[
-        np.clip(np.rint(y + shift[..., 0]), 0, size - 1).astype(int), np.clip(np.rint(x + shift[..., 1]), 0, size - 1).astype(int)
+        np.clip(np.rint(y + shift[..., 0]), 0, size - 1).astype(int),
+        np.clip(np.rint(x + shift[..., 1]), 0, size - 1).astype(int),
     ]
 
 
@@ -116,7 +119,10 @@ def _sketch(style: Style) -> Look:
         size = picture.shape[0]
         y, x = np.mgrid[0:size, 0:size] / size
         angle = 0.5 + 0.6 * style.palette
-        hatch = 0.5 + 0.5 * np.sin(2 * np.pi * (16 + 8 * style.grain) * (x * np.cos(angle) + y * np.sin(angle)) + 2 * _noise(rng, 6, size)[..., 0])
+        hatch = 0.5 + 0.5 * np.sin(
+            2 * np.pi * (16 + 8 * style.grain) * (x * np.cos(angle) + y * np.sin(angle))
+            + 2 * _noise(rng, 6, size)[..., 0]
+        )
         colored = picture.max(-1) - picture.min(-1)
         light = 1 - picture.mean(-1)
         amount = np.clip(0.5 * colored + 0.30 * light, 0, 0.4) * hatch
@@ -172,7 +178,9 @@ def _neon(style: Style) -> Look:
 
     def line(color: str) -> str:
         hue, saturation, value = colorsys.rgb_to_hsv(*_rgb(color))
-        return _hex(colorsys.hsv_to_rgb(hue, min(saturation * 1.3, 1.0) if value > 0.3 else 0.1, max(value, 0.55) ** 0.3))
+        return _hex(
+            colorsys.hsv_to_rgb(hue, min(saturation * 1.3, 1.0) if value > 0.3 else 0.1, max(value, 0.55) ** 0.3)
+        )
 
     def finish(picture: Pixels, rng: np.random.Generator) -> Pixels:
         bright = picture * np.clip((picture.max(-1, keepdims=True) - 0.45) * 3, 0, 1)
@@ -196,7 +204,9 @@ def _blueprint(style: Style) -> Look:
         cells = 8 + round(4 * style.grain)
         y, x = np.mgrid[0:size, 0:size] / size * cells
         grid = np.minimum(abs(x - np.rint(x)), abs(y - np.rint(y))) < 0.035 * cells / 10
-        return picture + 0.16 * grid[..., None] * (np.asarray(white, np.float32) - picture) + 0.012 * _noise(rng, 64, size)
+        return (
+            picture + 0.16 * grid[..., None] * (np.asarray(white, np.float32) - picture) + 0.012 * _noise(rng, 64, size)
+        )
 
     return Look(fill, back, lambda _: _hex(white), 0.65 + 0.45 * style.line, 0.0, finish)
 
@@ -230,8 +240,16 @@ def _oil(style: Style) -> Look:
         size = picture.shape[0]
         picture = _shifted(picture, rng, 26, 1.5 + 1.5 * style.line)
         # Strokes: noise stretched along one direction, which lights the paint from the side.
-        stroke = np.asarray(Image.fromarray(rng.uniform(-1, 1, (44, 12)).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
-        cross = np.asarray(Image.fromarray(rng.uniform(-1, 1, (12, 44)).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
+        stroke = np.asarray(
+            Image.fromarray(rng.uniform(-1, 1, (44, 12)).astype(np.float32)).resize(
+                (size, size), Image.Resampling.BICUBIC
+            )
+        )
+        cross = np.asarray(
+            Image.fromarray(rng.uniform(-1, 1, (12, 44)).astype(np.float32)).resize(
+                (size, size), Image.Resampling.BICUBIC
+            )
+        )
         where = _noise(rng, 5, size)[..., 0] > 0
         relief = np.where(where, stroke, cross)[..., None]
         return picture * (1.0 + (0.05 + 0.07 * style.grain) * relief)
@@ -329,7 +347,9 @@ def _thing(made: Concept, figure: Figure, look: Look, key: str) -> str:
         if part.fill == MAIN:
             if made.pattern.kind != "plain":
                 over += f'<path d="{part.d}" fill="url(#{key}p)"/>'
-            over += f'<clipPath id="{key}c{i}"><path d="{part.d}"/></clipPath><g clip-path="url(#{key}c{i})">{patches}</g>'
+            over += (
+                f'<clipPath id="{key}c{i}"><path d="{part.d}"/></clipPath><g clip-path="url(#{key}c{i})">{patches}</g>'
+            )
         out += _part(part, roles, look, over)
     return out
 
@@ -343,7 +363,11 @@ def _worn_parts(worn: Worn, figure: Figure) -> tuple[Part, ...]:
     if worn.name == "hat":
         return (
             Part(rounded(t.x - 0.36 * w, t.y - 0.72 * w, 0.72 * w, 0.74 * w, 2), color),
-            Part(f"M{t.x - 0.36 * w:.2f} {t.y - 0.24 * w:.2f}h{0.72 * w:.2f}v{0.16 * w:.2f}h{-0.72 * w:.2f}z", contrast, 1.2),
+            Part(
+                f"M{t.x - 0.36 * w:.2f} {t.y - 0.24 * w:.2f}h{0.72 * w:.2f}v{0.16 * w:.2f}h{-0.72 * w:.2f}z",
+                contrast,
+                1.2,
+            ),
             Part(rounded(t.x - 0.64 * w, t.y - 0.08 * w, 1.28 * w, 0.18 * w, 2.5), color),
         )
     if worn.name == "crown":
@@ -352,16 +376,36 @@ def _worn_parts(worn: Worn, figure: Figure) -> tuple[Part, ...]:
         return Part(spikes, color), Part(ellipse(t.x, y - 0.2 * w, 0.09 * w), contrast, 1.0)
     if worn.name == "partyhat":
         return (
-            Part(polygon((t.x - 0.36 * w, t.y + 0.05 * w), (t.x, t.y - 0.98 * w), (t.x + 0.36 * w, t.y + 0.05 * w)), color),
-            Part(polygon((t.x - 0.26 * w, t.y - 0.22 * w), (t.x + 0.16 * w, t.y - 0.52 * w), (t.x + 0.23 * w, t.y - 0.33 * w), (t.x - 0.33 * w, t.y - 0.02 * w)), contrast, 0),
+            Part(
+                polygon((t.x - 0.36 * w, t.y + 0.05 * w), (t.x, t.y - 0.98 * w), (t.x + 0.36 * w, t.y + 0.05 * w)),
+                color,
+            ),
+            Part(
+                polygon(
+                    (t.x - 0.26 * w, t.y - 0.22 * w),
+                    (t.x + 0.16 * w, t.y - 0.52 * w),
+                    (t.x + 0.23 * w, t.y - 0.33 * w),
+                    (t.x - 0.33 * w, t.y - 0.02 * w),
+                ),
+                contrast,
+                0,
+            ),
             Part(ellipse(t.x, t.y - 0.98 * w, 0.15 * w), contrast, 1.4),
         )
     if worn.name == "scarf":
         w = min(max(n.width, 20.0), 54.0)
         return (
-            Part(f"M{n.x + 0.16 * w:.2f} {n.y:.2f}l{0.22 * w:.2f} {0.62 * w:.2f}l{-0.26 * w:.2f} {0.06 * w:.2f}l{-0.10 * w:.2f} {-0.64 * w:.2f}z", color),
+            Part(
+                f"M{n.x + 0.16 * w:.2f} {n.y:.2f}l{0.22 * w:.2f} {0.62 * w:.2f}l{-0.26 * w:.2f} {0.06 * w:.2f}l{-0.10 * w:.2f} {-0.64 * w:.2f}z",
+                color,
+            ),
             Part(rounded(n.x - 0.54 * w, n.y - 0.13 * w, 1.08 * w, 0.27 * w, 4), color),
-            Part(f"M{n.x - 0.2 * w:.2f} {n.y - 0.12 * w:.2f}v{0.24 * w:.2f}M{n.x + 0.02 * w:.2f} {n.y - 0.12 * w:.2f}v{0.24 * w:.2f}", "none", 2.2, contrast),
+            Part(
+                f"M{n.x - 0.2 * w:.2f} {n.y - 0.12 * w:.2f}v{0.24 * w:.2f}M{n.x + 0.02 * w:.2f} {n.y - 0.12 * w:.2f}v{0.24 * w:.2f}",
+                "none",
+                2.2,
+                contrast,
+            ),
         )
     if worn.name == "glasses":
         w = min(max(f.width, 22.0), 46.0)
@@ -369,19 +413,35 @@ def _worn_parts(worn: Worn, figure: Figure) -> tuple[Part, ...]:
         return (
             Part(ellipse(f.x - 0.3 * w, f.y, r), "none", 3.4, color),
             Part(ellipse(f.x + 0.3 * w, f.y, r), "none", 3.4, color),
-            Part(f"M{f.x - 0.08 * w:.2f} {f.y:.2f}h{0.16 * w:.2f}M{f.x - 0.54 * w:.2f} {f.y:.2f}l{-0.12 * w:.2f} -2M{f.x + 0.54 * w:.2f} {f.y:.2f}l{0.12 * w:.2f} -2", "none", 3.0, color),
+            Part(
+                f"M{f.x - 0.08 * w:.2f} {f.y:.2f}h{0.16 * w:.2f}M{f.x - 0.54 * w:.2f} {f.y:.2f}l{-0.12 * w:.2f} -2M{f.x + 0.54 * w:.2f} {f.y:.2f}l{0.12 * w:.2f} -2",
+                "none",
+                3.0,
+                color,
+            ),
         )
     if worn.name == "bowtie":
         w = min(max(0.8 * n.width, 20.0), 34.0)
         return (
-            Part(f"M{n.x:.2f} {n.y:.2f}L{n.x - 0.5 * w:.2f} {n.y - 0.32 * w:.2f}Q{n.x - 0.42 * w:.2f} {n.y:.2f} {n.x - 0.5 * w:.2f} {n.y + 0.32 * w:.2f}z", color),
-            Part(f"M{n.x:.2f} {n.y:.2f}L{n.x + 0.5 * w:.2f} {n.y - 0.32 * w:.2f}Q{n.x + 0.42 * w:.2f} {n.y:.2f} {n.x + 0.5 * w:.2f} {n.y + 0.32 * w:.2f}z", color),
+            Part(
+                f"M{n.x:.2f} {n.y:.2f}L{n.x - 0.5 * w:.2f} {n.y - 0.32 * w:.2f}Q{n.x - 0.42 * w:.2f} {n.y:.2f} {n.x - 0.5 * w:.2f} {n.y + 0.32 * w:.2f}z",
+                color,
+            ),
+            Part(
+                f"M{n.x:.2f} {n.y:.2f}L{n.x + 0.5 * w:.2f} {n.y - 0.32 * w:.2f}Q{n.x + 0.42 * w:.2f} {n.y:.2f} {n.x + 0.5 * w:.2f} {n.y + 0.32 * w:.2f}z",
+                color,
+            ),
             Part(ellipse(n.x, n.y, 0.13 * w), contrast, 1.4),
         )
     x, y = min(h.x, 93.0), h.y
     if worn.name == "balloon":
         return (
-            Part(f"M{x:.2f} {y:.2f}C{x + 6:.2f} {y - 14:.2f} {x - 2:.2f} {y - 24:.2f} {x + 5:.2f} {y - 36:.2f}", "none", 1.5, DARK),
+            Part(
+                f"M{x:.2f} {y:.2f}C{x + 6:.2f} {y - 14:.2f} {x - 2:.2f} {y - 24:.2f} {x + 5:.2f} {y - 36:.2f}",
+                "none",
+                1.5,
+                DARK,
+            ),
             Part(ellipse(x + 5, y - 50, 11.5, 14), color),
             Part(ellipse(x + 1.5, y - 55, 2.6, 4), LIGHT, 0),
         )
@@ -443,10 +503,18 @@ def _layout(made: Concept, scene: Scene) -> tuple[list[Placed], float | None]:
         scale = float(np.clip(1.10 * inside.width / 100 * 1.35, 0.48, 0.92)) * (0.9 + 0.15 * (pose.scale - 0.6))
         return [_stood(made, (edge[0], edge[1] + 27 * scale * FRAME), scale, pose.mirror, 0.6 * turn), holder], edge[1]
     below, above = (other, made) if relation == "on" else (made, other)
-    ground = _stood(below, (50 + shift, 95 + lift * 0.4), 0.76, scene.second.mirror if relation == "on" else pose.mirror)
+    ground = _stood(
+        below, (50 + shift, 95 + lift * 0.4), 0.76, scene.second.mirror if relation == "on" else pose.mirror
+    )
     top = below.figure().top
     x, y = ground.at(top.x, top.y)
-    resting = _stood(above, (0.7 * x + 0.3 * 50, y + 1.5), 0.66 * size, pose.mirror if relation == "on" else scene.second.mirror, turn if relation == "on" else 0.0)
+    resting = _stood(
+        above,
+        (0.7 * x + 0.3 * 50, y + 1.5),
+        0.66 * size,
+        pose.mirror if relation == "on" else scene.second.mirror,
+        turn if relation == "on" else 0.0,
+    )
     return ([resting, ground] if relation == "on" else [ground, resting]), None
 
 
@@ -499,7 +567,8 @@ class Truth:
         placed, _ = _layout(self.concept, self.scene)
         masks = _masks(self.concept, self.scene)
         return tuple(
-            ObjectTruth(p.concept, p.turn, p.scale, p.mirror, (p.x / 100, p.y / 100), m) for p, m in zip(placed, masks, strict=True)
+            ObjectTruth(p.concept, p.turn, p.scale, p.mirror, (p.x / 100, p.y / 100), m)
+            for p, m in zip(placed, masks, strict=True)
         )
 
 
@@ -568,7 +637,11 @@ def to_svg(made: Concept, scene: Scene) -> str:
         inner = _thing(thing.concept, figure, look, "ab"[i])
         if i == 0 and scene.worn is not None:
             inner += "".join(_part(part, {}, look, "") for part in _worn_parts(scene.worn, figure))
-        on_ground = scene.second is None or scene.second.relation in ("beside", "in") or (scene.second.relation == "on") == (i == 1)
+        on_ground = (
+            scene.second is None
+            or scene.second.relation in ("beside", "in")
+            or (scene.second.relation == "on") == (i == 1)
+        )
         hidden = edge is not None and i == 0
         if look.shadow and on_ground and not hidden and scene.place not in ("underwater", "space"):
             x, y = thing.at(50, 95.5)

@@ -57,7 +57,14 @@ class MuonAndAdamW:
                 rest.append(parameter)
         self._matrices = matrices
         self._views = [nn.Parameter(_as_matrix(p.data)) for p in matrices]
-        self._muon = torch.optim.Muon(self._views, lr=lr_matrix, weight_decay=0.01, momentum=0.95, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw")
+        self._muon = torch.optim.Muon(
+            self._views,
+            lr=lr_matrix,
+            weight_decay=0.01,
+            momentum=0.95,
+            ns_steps=ns_steps,
+            adjust_lr_fn="match_rms_adamw",
+        )
         groups: list[dict[str, Any]] = [{"params": rest, "lr": lr_rest}]
         if slow:
             groups.append({"params": slow, "lr": lr_gentle})

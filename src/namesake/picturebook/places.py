@@ -59,7 +59,9 @@ def studio(rng: Rng) -> str:
     """A pale backdrop and floor."""
     hue, saturation = rng.uniform(0, 360), rng.uniform(0.02, 0.14)
     floor = rng.uniform(70, 84)
-    return _box(0, 0, 100, 100, hsv(hue, saturation, 0.95)) + _box(0, floor, 100, 100, hsv(hue, saturation + 0.05, 0.87))
+    return _box(0, 0, 100, 100, hsv(hue, saturation, 0.95)) + _box(
+        0, floor, 100, 100, hsv(hue, saturation + 0.05, 0.87)
+    )
 
 
 def beach(rng: Rng) -> str:
@@ -72,7 +74,10 @@ def beach(rng: Rng) -> str:
     x, side = (rng.uniform(8, 20), 1) if rng.uniform() < 0.5 else (rng.uniform(80, 92), -1)
     out += f'<path d="M{x:.1f} {sand + 8:.1f}l{side * 3} -34" stroke="#f4efe2" stroke-width="1.8" fill="none"/>'
     cx, cy = x + side * 3, sand - 26
-    out += _path(f"M{cx - 13:.1f} {cy + 5:.1f}Q{cx:.1f} {cy - 16:.1f} {cx + 13:.1f} {cy + 5:.1f}z", hsv(float(rng.choice([2, 12, 345])), 0.7, 0.93))
+    out += _path(
+        f"M{cx - 13:.1f} {cy + 5:.1f}Q{cx:.1f} {cy - 16:.1f} {cx + 13:.1f} {cy + 5:.1f}z",
+        hsv(float(rng.choice([2, 12, 345])), 0.7, 0.93),
+    )
     out += _path(f"M{cx - 4:.1f} {cy + 5:.1f}Q{cx:.1f} {cy - 16:.1f} {cx + 4:.1f} {cy + 5:.1f}z", "#fffaf0")
     return out
 
@@ -99,7 +104,8 @@ def snow(rng: Rng) -> str:
         top, half = rng.uniform(16, 32), rng.uniform(24, 34)
         out += _path(f"M{x - half:.1f} 76L{x:.1f} {top:.1f}L{x + half:.1f} 76z", hsv(216, 0.28, 0.74))
         out += _path(
-            f"M{x - half * 0.3:.1f} {top + 18:.1f}L{x:.1f} {top:.1f}L{x + half * 0.3:.1f} {top + 18:.1f}l-4 -3l-4 4l-4 -4z", "#ffffff"
+            f"M{x - half * 0.3:.1f} {top + 18:.1f}L{x:.1f} {top:.1f}L{x + half * 0.3:.1f} {top + 18:.1f}l-4 -3l-4 4l-4 -4z",
+            "#ffffff",
         )
     out += _hills(rng, 70, 3, "#f7fafd")
     for _ in range(22):
@@ -156,7 +162,12 @@ def space(rng: Rng) -> str:
     out = _sky(hsv(250, 0.7, 0.16), hsv(266, 0.6, 0.3))
     for _ in range(32):
         out += _dot(rng.uniform(0, 100), rng.uniform(0, 76), rng.uniform(0.5, 1.2), "#fffbe6")
-    x, y, r, hue = rng.choice([rng.uniform(12, 28), rng.uniform(72, 88)]), rng.uniform(14, 26), rng.uniform(7, 11), rng.uniform(0, 60)
+    x, y, r, hue = (
+        rng.choice([rng.uniform(12, 28), rng.uniform(72, 88)]),
+        rng.uniform(14, 26),
+        rng.uniform(7, 11),
+        rng.uniform(0, 60),
+    )
     out += _dot(x, y, r, hsv(hue, 0.55, 0.9))
     out += f'<ellipse cx="{x:.1f}" cy="{y:.1f}" rx="{r * 1.7:.1f}" ry="{r * 0.45:.1f}" fill="none" stroke="{hsv(hue + 20, 0.3, 0.97)}" stroke-width="1.8" transform="rotate(-18 {x:.1f} {y:.1f})"/>'
     out += _hills(rng, 80, 2, hsv(258, 0.12, 0.6))
@@ -188,7 +199,9 @@ def kitchen(rng: Rng) -> str:
 def meadow(rng: Rng) -> str:
     """Green hills, clouds and flowers."""
     out = _sky(hsv(202, 0.4, 0.99), hsv(190, 0.12, 1.0))
-    out += _cloud(rng.uniform(10, 40), rng.uniform(10, 24), rng.uniform(0.9, 1.3)) + _cloud(rng.uniform(58, 90), rng.uniform(8, 28), 1.0)
+    out += _cloud(rng.uniform(10, 40), rng.uniform(10, 24), rng.uniform(0.9, 1.3)) + _cloud(
+        rng.uniform(58, 90), rng.uniform(8, 28), 1.0
+    )
     out += _hills(rng, 56, 6, hsv(112, 0.4, 0.74)) + _hills(rng, 68, 4, hsv(100, 0.5, 0.8))
     for _ in range(14):
         x, y = rng.uniform(2, 98), rng.uniform(72, 98)
@@ -202,7 +215,9 @@ def sunset(rng: Rng) -> str:
     horizon = rng.uniform(62, 68)
     out += _dot(rng.uniform(20, 80), horizon - 4, rng.uniform(11, 15), hsv(46, 0.5, 1.0))
     for _ in range(3):
-        out += _oval(rng.uniform(5, 95), rng.uniform(12, 40), rng.uniform(12, 20), 1.8, hsv(340, 0.4, 0.95), 'opacity="0.8"')
+        out += _oval(
+            rng.uniform(5, 95), rng.uniform(12, 40), rng.uniform(12, 20), 1.8, hsv(340, 0.4, 0.95), 'opacity="0.8"'
+        )
     return out + _hills(rng, horizon, 1.5, hsv(300, 0.42, 0.38)) + _hills(rng, horizon + 16, 3, hsv(290, 0.46, 0.27))
 
 
@@ -215,7 +230,11 @@ def night(rng: Rng) -> str:
         out += _dot(rng.uniform(0, 100), rng.uniform(0, 50), 0.8, "#fffbe6")
     out += _hills(rng, 60, 5, hsv(200, 0.5, 0.28))
     x = rng.choice([rng.uniform(6, 20), rng.uniform(78, 90)])
-    out += _box(x, 55, 11, 9, hsv(220, 0.5, 0.18)) + _path(f"M{x - 2:.1f} 55l7.5 -7l7.5 7z", hsv(220, 0.5, 0.14)) + _box(x + 4, 58, 3, 3, hsv(46, 0.6, 1.0))
+    out += (
+        _box(x, 55, 11, 9, hsv(220, 0.5, 0.18))
+        + _path(f"M{x - 2:.1f} 55l7.5 -7l7.5 7z", hsv(220, 0.5, 0.14))
+        + _box(x + 4, 58, 3, 3, hsv(46, 0.6, 1.0))
+    )
     return out + _hills(rng, 72, 3, hsv(160, 0.48, 0.24))
 
 

@@ -122,12 +122,29 @@ def make_tokenizer(folder: Path, samples: int = 6000) -> None:
     corpus = [drawings.scene(i)[2].text for i in range(samples)] + [" ".join(grammar.vocabulary())] * 8
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), pre_tokenizers.Split("Ġ", "removed")])
-    bpe.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=4000, min_frequency=2, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False))
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), pre_tokenizers.Split("Ġ", "removed")]
+    )
+    bpe.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=4000, min_frequency=2, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    merges = [
+        tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]
+    ]
+    tokens = [
+        *alphabet,
+        *(letter + "</w>" for letter in alphabet),
+        *("".join(m) for m in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH, pad_token="<|endoftext|>").save_pretrained(folder / "tokenizer")
+    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH, pad_token="<|endoftext|>").save_pretrained(
+        folder / "tokenizer"
+    )
 
 
 def world_words(world: World, samples: int = 8000) -> list[str]:
@@ -142,9 +159,18 @@ def make_autoencoder() -> nn.Module:
 
     blocks = ("DownEncoderBlock2D",) * 3, ("UpDecoderBlock2D",) * 3
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, down_block_types=blocks[0], up_block_types=blocks[1], block_out_channels=(24, 48, 96),
-        layers_per_block=1, latent_channels=8, norm_num_groups=8, sample_size=64, scaling_factor=1.0, mid_block_add_attention=False,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        down_block_types=blocks[0],
+        up_block_types=blocks[1],
+        block_out_channels=(24, 48, 96),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        sample_size=64,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
     with torch.no_grad():  # the posterior begins narrow (log-variance -5), or its noise drowns the first picture
         vae.quant_conv.weight[8:] *= 0.1
         vae.quant_conv.bias[8:] = -5.0
@@ -156,10 +182,17 @@ def make_text_encoder(tokenizer: Any) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=768, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=TEXT_LENGTH, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, projection_dim=256,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TEXT_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        projection_dim=256,
+    )
     model = CLIPTextModel(config)
     with torch.no_grad():  # trained along from random branches at a useful rate, categories never come (LOG.md)
         for name, parameter in model.named_parameters():
@@ -173,10 +206,17 @@ def make_unet() -> nn.Module:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=16, in_channels=8, out_channels=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), block_out_channels=(48, 128, 224), layers_per_block=1,
-        cross_attention_dim=256, attention_head_dim=8, norm_num_groups=16,
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=8,
+        out_channels=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(48, 128, 224),
+        layers_per_block=1,
+        cross_attention_dim=256,
+        attention_head_dim=8,
+        norm_num_groups=16,
+    )
 
 
 def make_scheduler() -> Any:
@@ -184,9 +224,16 @@ def make_scheduler() -> Any:
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", steps_offset=1,
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        steps_offset=1,
+    )
 
 
 def make_image_encoder() -> nn.Module:
@@ -194,7 +241,15 @@ def make_image_encoder() -> nn.Module:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     return CLIPVisionModelWithProjection(
-        CLIPVisionConfig(hidden_size=192, intermediate_size=576, num_hidden_layers=5, num_attention_heads=6, image_size=64, patch_size=8, projection_dim=256)
+        CLIPVisionConfig(
+            hidden_size=192,
+            intermediate_size=576,
+            num_hidden_layers=5,
+            num_attention_heads=6,
+            image_size=64,
+            patch_size=8,
+            projection_dim=256,
+        )
     )
 
 
@@ -235,7 +290,14 @@ def run_stage(
         batches: (generator, count) -> one process's batch; the generator is a function of seed, stage, step and process.
         sheet: called with the averaged model at intervals by the main process; writes pictures, returns figures for the curve.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -256,10 +318,22 @@ def run_stage(
 
     def save() -> None:
         if main:
-            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            state = {
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+            }
             _replace(state, checkpoint)
 
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, disable=not main) as progress:
         task = progress.add_task(name, total=stage.steps, completed=step, note="")
         while step < stage.steps:
@@ -276,12 +350,19 @@ def run_stage(
             for key, number in {"loss": float(value.detach()), **seen}.items():
                 figures[key] = number if key not in figures else 0.98 * figures[key] + 0.02 * number
             if main and not all(math.isfinite(v) for v in figures.values()):
-                raise Refusal(f"Training of {name} diverged at step {step}: {figures}; lower the rates and start from the last checkpoint.")
+                raise Refusal(
+                    f"Training of {name} diverged at step {step}: {figures}; lower the rates and start from the last checkpoint."
+                )
             now = time.monotonic()
             if main and (step % 25 == 0 or step == stage.steps):
                 progress.update(task, completed=step, note=" ".join(f"{k} {v:.4f}" for k, v in figures.items()))
                 with open(curve, "a") as file:
-                    file.write(json.dumps({"step": step, "seconds": round(now - shown, 1), "rate": rate(step, stage), **figures}) + "\n")
+                    file.write(
+                        json.dumps(
+                            {"step": step, "seconds": round(now - shown, 1), "rate": rate(step, stage), **figures}
+                        )
+                        + "\n"
+                    )
             if sheet is not None and main and (step % stage.sheet_every == 0 or step == stage.steps):
                 average.eval()
                 with torch.no_grad():
@@ -343,7 +424,9 @@ def _reconstruction_sheet(vae: nn.Module, pictures: Tensor, path: Path) -> float
     return psnr(y, x)
 
 
-def train_autoencoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator, *, decoder_only: bool = False) -> None:
+def train_autoencoder(
+    preset: Preset, work: Path, model: Path, accelerator: Accelerator, *, decoder_only: bool = False
+) -> None:
     """Encoder and decoder on random 32 px crops and whole pictures, then latents brought to mean 0 and deviation 1.
 
     Args:
@@ -361,8 +444,12 @@ def train_autoencoder(preset: Preset, work: Path, model: Path, accelerator: Acce
         vae.quant_conv.requires_grad_(False)  # type: ignore[operator,union-attr]
     module = _Autoencoding(vae).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     pictures = torch.from_numpy(read_ahead(work / "drawings")[0])
-    held = torch.from_numpy(np.stack([d.picture for d, _ in (Drawings("tuning", preset.world)[i] for i in range(64))])).to(accelerator.device)
-    optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("conv_in.weight", "conv_out.weight"))
+    held = torch.from_numpy(
+        np.stack([d.picture for d, _ in (Drawings("tuning", preset.world)[i] for i in range(64))])
+    ).to(accelerator.device)
+    optimizer = MuonAndAdamW(
+        module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("conv_in.weight", "conv_out.weight")
+    )
 
     def batches(rng: np.random.Generator, count: int) -> Tensor:
         whole = decoder_only or rng.uniform() < 0.25
@@ -375,7 +462,10 @@ def train_autoencoder(preset: Preset, work: Path, model: Path, accelerator: Acce
 
     def loss(module: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
         output, kl = module(batch)
-        return reconstruction_loss(output, batch) + 1e-4 * kl, {"kl": float(kl.detach()), "psnr": psnr(output.detach(), batch)}
+        return reconstruction_loss(output, batch) + 1e-4 * kl, {
+            "kl": float(kl.detach()),
+            "psnr": psnr(output.detach(), batch),
+        }
 
     def sheet(module: nn.Module, step: int) -> dict[str, float]:
         return {"held psnr": _reconstruction_sheet(module.vae, held, work / "sheets" / f"{name}-{step:06d}.png")}  # type: ignore[arg-type]
@@ -415,7 +505,9 @@ def encode_ahead(work: Path, model: Path, accelerator: Accelerator) -> tuple[Ten
     shards = sorted((work / "drawings").glob("????.json"))
     todo = [shard for shard in shards if not shard.with_suffix(".latents.npy").exists()]
     mine = todo[accelerator.process_index :: accelerator.num_processes]
-    vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(accelerator.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(
+        accelerator.device, torch.float32, memory_format=torch.channels_last
+    )  # type: ignore[call-overload]
     for shard in track(mine, "encode", disable=not accelerator.is_main_process):
         parts = []
         for chunk in torch.from_numpy(np.load(shard.with_suffix(".npy"))).split(250):
@@ -442,7 +534,13 @@ class _Denoising(nn.Module):
         return self.unet(latents, timesteps, self.text(input_ids=ids)[0]).sample.float()
 
 
-def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator, judge: Callable[[Tensor, list[str]], dict[str, float]] | None = None) -> None:
+def train_unet(
+    preset: Preset,
+    work: Path,
+    model: Path,
+    accelerator: Accelerator,
+    judge: Callable[[Tensor, list[str]], dict[str, float]] | None = None,
+) -> None:
     """U-Net and text encoder together on latents from disk: v-prediction, logit-normal timesteps, one prompt in ten empty."""
     from safetensors.torch import load_file
     from transformers import CLIPTokenizer
@@ -459,7 +557,9 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     cumulative = scheduler.alphas_cumprod.to(accelerator.device)
     stage = preset.unet
     plain = ("conv_in.weight", "conv_out.weight")
-    optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain, ("text.",), stage.lr_gentle, ns_steps=4)
+    optimizer = MuonAndAdamW(
+        module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain, ("text.",), stage.lr_gentle, ns_steps=4
+    )
 
     def batches(rng: np.random.Generator, count: int) -> tuple[Tensor, ...]:
         chosen = rng.integers(len(latents), size=count)
@@ -479,7 +579,9 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
 
     def sheet(module: nn.Module, step: int) -> dict[str, float]:
         write_denoiser(module, model.with_name(model.name + "-preview") if step < stage.steps else model)
-        return prompt_sheet(module, model, preset.world, work / "sheets" / f"unet-{step:06d}.png", accelerator.device, judge)
+        return prompt_sheet(
+            module, model, preset.world, work / "sheets" / f"unet-{step:06d}.png", accelerator.device, judge
+        )
 
     averaged = run_stage("unet", stage, module, optimizer, loss, batches, work, accelerator, sheet)
     if accelerator.is_main_process:
@@ -492,12 +594,23 @@ def write_denoiser(module: Any, model: Path) -> None:
 
     model.mkdir(parents=True, exist_ok=True)
     for part, name in ((module.unet, "unet"), (module.text, "text_encoder")):
-        copy.deepcopy(part).to("cpu", torch.float16, memory_format=torch.contiguous_format).save_pretrained(model / name)
+        copy.deepcopy(part).to("cpu", torch.float16, memory_format=torch.contiguous_format).save_pretrained(
+            model / name
+        )
     make_scheduler().save_pretrained(model / "scheduler")
 
 
 @torch.no_grad()
-def sample_latents(module: Any, ids: Tensor, empty: Tensor, *, steps: int = 15, guidance: float = GUIDANCE, seed: int = 0, device: Any = "cpu") -> Tensor:
+def sample_latents(
+    module: Any,
+    ids: Tensor,
+    empty: Tensor,
+    *,
+    steps: int = 15,
+    guidance: float = GUIDANCE,
+    seed: int = 0,
+    device: Any = "cpu",
+) -> Tensor:
     """Latents for prompts by DPM-Solver++; for sheets while training (users' pictures come from `generate`)."""
     from diffusers import DPMSolverMultistepScheduler
 
@@ -505,7 +618,9 @@ def sample_latents(module: Any, ids: Tensor, empty: Tensor, *, steps: int = 15, 
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(seed)
     config = module.unet.config
-    x = torch.randn(len(ids), config.in_channels, config.sample_size, config.sample_size, generator=generator).to(device)
+    x = torch.randn(len(ids), config.in_channels, config.sample_size, config.sample_size, generator=generator).to(
+        device
+    )
     words = torch.cat([empty.expand_as(ids), ids]).to(device)
     states = module.text(input_ids=words)[0]
     for t in scheduler.timesteps:
@@ -518,7 +633,13 @@ def sample_latents(module: Any, ids: Tensor, empty: Tensor, *, steps: int = 15, 
 
 @torch.no_grad()
 def prompt_sheet(
-    module: Any, model: Path, world: World, path: Path, device: Any, judge: Callable[[Tensor, list[str]], dict[str, float]] | None = None, count: int = 64
+    module: Any,
+    model: Path,
+    world: World,
+    path: Path,
+    device: Any,
+    judge: Callable[[Tensor, list[str]], dict[str, float]] | None = None,
+    count: int = 64,
 ) -> dict[str, float]:
     """Draw captions of unseen scenes, write the sheet, and return what the judge makes of them."""
     from diffusers import AutoencoderKL
@@ -529,7 +650,13 @@ def prompt_sheet(
     vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(device, torch.float32)
     drawings = Drawings("tuning", world, seed=5)
     scenes = [drawings.scene(i) for i in range(count)]
-    ids = tokenizer([c.text for *_, c in scenes] + [""], padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+    ids = tokenizer(
+        [c.text for *_, c in scenes] + [""],
+        padding="max_length",
+        truncation=True,
+        max_length=TEXT_LENGTH,
+        return_tensors="pt",
+    ).input_ids
     z = sample_latents(module, ids[:-1], ids[-1:], device=device)
     pictures = ((vae.decode(z).sample.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -545,16 +672,30 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
 
     pictures, texts = read_ahead(work / "drawings")
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-    text = CLIPTextModel.from_pretrained(model / "text_encoder").to(accelerator.device, torch.float32).eval().requires_grad_(False)  # type: ignore[arg-type]
+    text = (
+        CLIPTextModel.from_pretrained(model / "text_encoder")
+        .to(accelerator.device, torch.float32)
+        .eval()
+        .requires_grad_(False)
+    )  # type: ignore[arg-type]
     with torch.no_grad():
-        ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
-        pooled = torch.cat([text(input_ids=chunk.to(accelerator.device)).pooler_output.cpu() for chunk in ids.split(500)])
+        ids = tokenizer(
+            texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+        ).input_ids
+        pooled = torch.cat(
+            [text(input_ids=chunk.to(accelerator.device)).pooler_output.cpu() for chunk in ids.split(500)]
+        )
     center = pooled.mean(0)
     encoder = make_image_encoder()
     module = encoder.to(accelerator.device)  # type: ignore[arg-type]
     stage = preset.image_encoder
-    optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("patch_embedding.weight",))
-    mean, std = (torch.tensor(v, device=accelerator.device).view(1, 3, 1, 1) for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))
+    optimizer = MuonAndAdamW(
+        module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("patch_embedding.weight",)
+    )
+    mean, std = (
+        torch.tensor(v, device=accelerator.device).view(1, 3, 1, 1)
+        for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    )
 
     def batches(rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
         chosen = rng.integers(len(pictures), size=count)
@@ -573,20 +714,31 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
     del center
     if accelerator.is_main_process:
         averaged.to("cpu", torch.float16).save_pretrained(model / "image_encoder")  # type: ignore[call-arg,operator]
-        CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(model / "feature_extractor")
+        CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(
+            model / "feature_extractor"
+        )
 
 
 def write_index(model: Path, world: World) -> None:
     """`model_index.json`, which makes the folder a StableDiffusionPipeline; the words and the world beside it."""
     index = {
-        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.39.0", "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"], "requires_safety_checker": False, "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.39.0",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
     (model / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     (model / "words.json").write_text(json.dumps({"words": world_words(world), "guidance": GUIDANCE}) + "\n")
-    (model / "world.json").write_text(json.dumps({"categories": world.categories, "places": world.places}, indent=1) + "\n")
+    (model / "world.json").write_text(
+        json.dumps({"categories": world.categories, "places": world.places}, indent=1) + "\n"
+    )
 
 
 def _drawn(preset: Preset, work: Path) -> Iterator[int]:
@@ -596,7 +748,13 @@ def _drawn(preset: Preset, work: Path) -> Iterator[int]:
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "unet", "image_encoder", "decoder")
 
 
-def main(preset: str = "cpu", work: Path = Path("out/picturebook"), model: Path | None = None, stage: str = "", steps: int = 0) -> None:
+def main(
+    preset: str = "cpu",
+    work: Path = Path("out/picturebook"),
+    model: Path | None = None,
+    stage: str = "",
+    steps: int = 0,
+) -> None:
     """Run the recipe, or one stage of it.
 
     Args:
