@@ -449,7 +449,7 @@ def identity_loss(
     part = objects >= 0
     embeddings, objects = embeddings[part], objects[part]
     same = objects[:, None] == objects[None]
-    self_ = torch.eye(len(objects), dtype=torch.bool)
+    self_ = torch.eye(len(objects), dtype=torch.bool, device=objects.device)
     weights = 1 + (twin_weight - 1) * (objects[:, None] == (objects ^ 1)[None]).float()
     scores = embeddings @ embeddings.T / temperature + weights.log()
     scores = scores.masked_fill(self_, -torch.inf)
@@ -478,12 +478,13 @@ def _loss(
     seen = boxes[:, 2] > boxes[:, 0]
     cropped = seen & (chance(0, 1) < 0.3)
     paired = wanted[:, list(network.classes).index("relation")] != heads()["relation"].index("none")
-    x = _spoil(_look(_floats(pictures), torch.where(cropped[:, None], around, whole)), rng, noise)
-    with torch.autocast("cpu", torch.bfloat16, enabled=network.training):
+    device = next(network.parameters()).device
+    x = _spoil(_look(_floats(pictures), torch.where(cropped[:, None], around, whole)), rng, noise).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=network.training):
         logits, embeddings = network(x.contiguous(memory_format=torch.channels_last))
-    wanted = wanted.masked_fill(cropped[:, None], IGNORE)
+    wanted = wanted.masked_fill(cropped[:, None], IGNORE).to(device)
     # A whole picture of two things has no one identity.
-    terms = {"identity": identity_loss(embeddings, objects.masked_fill(~seen | (paired & ~cropped), -1))}
+    terms = {"identity": identity_loss(embeddings, objects.masked_fill(~seen | (paired & ~cropped), -1).to(device))}
     for i, (head, scores) in enumerate(logits.items()):
         asked = (wanted[:, i] != IGNORE).sum().clamp(min=1)
         terms[head] = F.cross_entropy(scores, wanted[:, i], ignore_index=IGNORE, reduction="sum") / asked
@@ -539,13 +540,13 @@ def train_judge(
     network = _network(world)
     if start is not None:
         network.load_state_dict(Judge.load(start)._network.state_dict())
-    network.train()
+    network.to("cuda" if torch.cuda.is_available() else "cpu").train()
     # A head's 704 inputs have unit size, so AdamW may move a logit by 704 rates in one step: hence the third.
     optimizer = MuonAndAdamW(network.named_parameters(), lr, lr / 3, plain=("middle.1.weight", "heads.weight"))
     checkpoint, curve = out_folder / "checkpoint.pt", out_folder / "curve.jsonl"
     step, total = 0, steps
     if resume and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location=next(network.parameters()).device, weights_only=True)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         step, total = state["step"], steps or state["total"]
@@ -600,7 +601,7 @@ def train_judge(
                 }
                 _write(state, checkpoint)
             progress.update(bar, completed=step)
-    judge = Judge(network.eval(), world)
+    judge = Judge(network.eval().cpu(), world)
     judge.save(out_folder / "judge.safetensors")
     return judge
 

@@ -89,8 +89,8 @@ _CPU = Preset(
     decoder=Stage(3_000, 16, 1e-3, 5e-4, decay=0.7, average=0.99),
     unet=Stage(20_000, 32, 3e-3, 1e-3, 1e-3, warmup=200, sheet_every=600),
     image_encoder=Stage(2_500, 64, 2e-3, 1e-3, decay=0.6),
-    judge_drawings=60_000,
-    judge_minutes=20,
+    judge_drawings=200_000,
+    judge_minutes=60,
 )
 PRESETS: dict[str, Preset] = {
     "cpu": _CPU,
@@ -101,8 +101,8 @@ PRESETS: dict[str, Preset] = {
         decoder=replace(_CPU.decoder, steps=10_000, batch=96),
         unet=replace(_CPU.unet, steps=60_000, batch=256, warmup=1000, average=0.9995, sheet_every=5000),
         image_encoder=replace(_CPU.image_encoder, steps=12_000, batch=512),
-        judge_drawings=600_000,
-        judge_minutes=5,
+        judge_drawings=1_000_000,
+        judge_minutes=15,
     ),
 }
 """`cpu`: two cores, small world. `gpu`: one GPU, full world, some fifty times the pictures."""
@@ -480,7 +480,7 @@ def train_autoencoder(
 
 @torch.no_grad()
 def normalize_latents(vae: Any, pictures: Tensor) -> None:
-    """Fold each latent channel's mean and deviation into the two 1x1 convolutions, so that scaled latents have mean 0, deviation 1."""
+    """Fold each latent channel's mean and deviation into the two 1x1 convolutions: scaled latents get mean 0, deviation 1."""
     means = torch.cat([vae.quant_conv(vae.encoder(_floats(p))).chunk(2, 1)[0] for p in pictures.split(100)])
     mean, std = means.mean((0, 2, 3)), means.std((0, 2, 3))
     channels = len(mean)
@@ -534,13 +534,7 @@ class _Denoising(nn.Module):
         return self.unet(latents, timesteps, self.text(input_ids=ids)[0]).sample.float()
 
 
-def train_unet(
-    preset: Preset,
-    work: Path,
-    model: Path,
-    accelerator: Accelerator,
-    judge: Callable[[Tensor, list[str]], dict[str, float]] | None = None,
-) -> None:
+def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
     """U-Net and text encoder together on latents from disk: v-prediction, logit-normal timesteps, one prompt in ten empty."""
     from safetensors.torch import load_file
     from transformers import CLIPTokenizer
@@ -579,9 +573,7 @@ def train_unet(
 
     def sheet(module: nn.Module, step: int) -> dict[str, float]:
         write_denoiser(module, model.with_name(model.name + "-preview") if step < stage.steps else model)
-        return prompt_sheet(
-            module, model, preset.world, work / "sheets" / f"unet-{step:06d}.png", accelerator.device, judge
-        )
+        return prompt_sheet(module, model, preset.world, work / "sheets" / f"unet-{step:06d}.png", accelerator.device)
 
     averaged = run_stage("unet", stage, module, optimizer, loss, batches, work, accelerator, sheet)
     if accelerator.is_main_process:
@@ -632,19 +624,18 @@ def sample_latents(
 
 
 @torch.no_grad()
-def prompt_sheet(
-    module: Any,
-    model: Path,
-    world: World,
-    path: Path,
-    device: Any,
-    judge: Callable[[Tensor, list[str]], dict[str, float]] | None = None,
-    count: int = 64,
-) -> dict[str, float]:
-    """Draw captions of unseen scenes, write the sheet, and return what the judge makes of them."""
+def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any, count: int = 64) -> dict[str, float]:
+    """Draw captions of unseen scenes and write the sheet.
+
+    Returns:
+        The share of pictures in which the shipped judge reads the category that the caption names, if it knows this world;
+        the loss does not tell whether categories come.
+    """
     from diffusers import AutoencoderKL
     from PIL import Image
     from transformers import CLIPTokenizer
+
+    from namesake.picturebook.judge import SHIPPED, Judge
 
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(device, torch.float32)
@@ -663,7 +654,12 @@ def prompt_sheet(
     grid = pictures.numpy().reshape(-1, 16, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 16 * 64, 3)
     Image.fromarray(grid).resize((16 * 96, grid.shape[0] * 3 // 2), Image.Resampling.NEAREST).save(path)
     path.with_suffix(".txt").write_text("\n".join(c.text for *_, c in scenes))
-    return judge(pictures, [made.category for made, *_ in scenes]) if judge is not None else {}
+    judge = Judge.load() if SHIPPED.is_file() else None
+    if judge is None or judge.world != world:
+        return {}
+    reading = judge.judge(pictures)["category"].argmax(1).tolist()
+    single = [i for i, (_, scene, c) in enumerate(scenes) if scene.second is None and "category" in c.named]
+    return {"category": sum(judge.heads["category"][reading[i]] == scenes[i][0].category for i in single) / len(single)}
 
 
 def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
@@ -685,7 +681,6 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         pooled = torch.cat(
             [text(input_ids=chunk.to(accelerator.device)).pooler_output.cpu() for chunk in ids.split(500)]
         )
-    center = pooled.mean(0)
     encoder = make_image_encoder()
     module = encoder.to(accelerator.device)  # type: ignore[arg-type]
     stage = preset.image_encoder
@@ -711,7 +706,6 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2, {"hit": hit}
 
     averaged = run_stage("image_encoder", stage, module, optimizer, loss, batches, work, accelerator)
-    del center
     if accelerator.is_main_process:
         averaged.to("cpu", torch.float16).save_pretrained(model / "image_encoder")  # type: ignore[call-arg,operator]
         CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(
@@ -791,10 +785,13 @@ def main(
         elif name == "image_encoder":
             train_image_encoder(recipe, work, model, accelerator)
         elif name == "judge" and accelerator.is_main_process:
-            from namesake.picturebook.judge import draw_judge_data, train_judge
+            from namesake.picturebook.judge import SHIPPED, draw_judge_data, train_judge
 
-            draw_judge_data(work / "judge", recipe.judge_drawings)
-            train_judge(work / "judge", Path(__file__).parent / "judge", minutes=recipe.judge_minutes)
+            draw_judge_data(work / "judge", recipe.judge_drawings, world=recipe.world)
+            judge = train_judge(
+                work / "judge", work / "judge_training", minutes=recipe.judge_minutes, world=recipe.world
+            )
+            judge.save(SHIPPED)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_index(model, recipe.world)
