@@ -2,14 +2,17 @@
 
     python runs/cold_start.py                    24 reporting concepts x 8 prompts x 2 seeds
     python runs/cold_start.py --concepts 4       a look
-    python runs/cold_start.py --split tuning     the concepts on which settings are chosen
+
+Settings are chosen on other concepts, one at a time:
+
+    python runs/cold_start.py --split tuning --steps 12,50 --vary offset_rate=0.002,0.005,0.01
 
 Concepts that are measured already are kept, so the run can be stopped and taken up again. Writes one JSON file and one
 sheet for each concept and `summary.json` into the folder, and prints the tables.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,10 @@ def main(
     concepts: int = 24,
     split: str = "reporting",
     steps: str = "0,12,50,200",
+    vary: str = "",
     seeds: int = 2,
     model: str = "picturebook",
     judge: Path | None = None,
-    world: Path | None = None,
 ) -> None:
     """Measure the cold start with and without the dual path."""
     from importlib.resources import files
@@ -42,15 +45,20 @@ def main(
     def teach(settings: ColdStart, number: int, backbone: Any, picture: Any, class_word: str) -> namesake.Edit:
         return personalize(backbone, picture, word=WORD, class_word=class_word, steps=number, settings=settings)
 
-    arms: dict[str, Any] = {}
-    for number in map(int, steps.split(",")):
-        arms[f"{number} steps"] = partial(teach, ColdStart(), number)
-        if number:
-            arms[f"{number} steps, one path"] = partial(teach, ColdStart(blend=1.0), number)
-    if world is None:
-        folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
-        world = folder / "world.json"
-    known = json.loads(world.read_text())
+    field, _, values = vary.partition("=")
+    settings = {"": ColdStart(), ", one path": ColdStart(blend=1.0)}
+    if vary:
+        kind = type(getattr(ColdStart(), field))
+        settings = {f", {field} {value}": replace(ColdStart(), **{field: kind(value)}) for value in values.split(",")}
+    numbers = [int(number) for number in steps.split(",")]
+    # After 0 steps all settings are the base model on the class word.
+    arms = {
+        f"{number} steps{name}": partial(teach, one, number)
+        for number in numbers
+        for name, one in (settings.items() if number else [("", ColdStart())])
+    }
+    folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
+    known = json.loads((folder / "world.json").read_text())
     seeing = Judge.load(judge) if judge is not None else Judge.load()
     with Progress() as progress:
         bar = progress.add_task("concepts", total=concepts)
@@ -63,7 +71,7 @@ def main(
             concepts=concepts,
             split=split,
             seeds=seeds,
-            settings=asdict(ColdStart()),
+            settings={name: asdict(one) for name, one in settings.items()},
             progress=lambda done, total: progress.update(bar, completed=done),
         )
     (out / "summary.json").write_text(json.dumps(summary(results), indent=1) + "\n")

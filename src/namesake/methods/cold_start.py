@@ -201,7 +201,7 @@ class Examples:
             if not masks.flatten(1).any(dim=1).all():
                 raise Refusal("A picture's mask is empty; give a picture whose alpha shows the thing, or no mask.")
             whole = torch.stack([one for one in kept if one is not None], dim=1).flatten(0, 1)
-            pooled = F.adaptive_avg_pool2d(whole[:, None].float(), latents.shape[-2:])
+            pooled = F.adaptive_avg_pool2d(whole[:, None].float(), (latents.shape[2], latents.shape[3]))
         return Examples(latents, pooled, known or (word,), len(pictures), settings.batch)
 
     def batch(self, step: int, chance: torch.Generator) -> Batch:
