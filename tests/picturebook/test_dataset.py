@@ -1,0 +1,128 @@
+"""The stream of drawings: of one split only, never twice the same, and skewed where it says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from namesake.picturebook import dataset
+from namesake.picturebook.concept import CHARACTERS, SPLITS
+from namesake.picturebook.dataset import SKEW, Drawings, draw_ahead, read_ahead
+from namesake.picturebook.scene import SMALL_WORLD, World
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_drawings_never_show_a_concept_of_another_split(split):
+    drawings = Drawings(split, seed=3)
+    names, pairs = set(), 0
+    for i in range(500):
+        made, scene, _ = drawings.scene(i)
+        if made.name:
+            names.add(made.name)
+        else:
+            assert made.number in SPLITS[split]
+        if scene.second is not None:
+            pairs += 1
+            assert scene.second.concept.number in SPLITS[split]
+    assert pairs > 50
+    assert bool(names) == (split == "training")
+
+
+def test_drawings_keep_to_their_world():
+    drawings = Drawings("training", SMALL_WORLD)
+    for i in range(400):
+        made, scene, _ = drawings.scene(i)
+        assert made.category in SMALL_WORLD.categories
+        assert scene.place in (*SMALL_WORLD.places, "studio")
+        assert scene.second is None or scene.second.concept.category in SMALL_WORLD.categories
+
+
+def test_a_drawing_is_a_function_of_seed_and_index():
+    one, again, other = Drawings(seed=1), Drawings(seed=1), Drawings(seed=2)
+    for i in (0, 17, 999_999):
+        (a, said), (b, repeated), (c, _) = one[i], again[i], other[i]
+        assert np.array_equal(a.picture, b.picture)
+        assert said == repeated
+        assert not np.array_equal(a.picture, c.picture)
+    assert Drawings(size=96)[0][0].picture.shape == (96, 96, 3)
+
+
+class OneAfterAnother:
+    """The pool of workers, in this process."""
+
+    jobs: list = []  # noqa: RUF012
+
+    def __init__(self, max_workers=None): ...
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def map(self, function, jobs):
+        OneAfterAnother.jobs += jobs
+        return map(function, jobs)
+
+
+def test_workers_draw_every_index_once_and_only_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "ProcessPoolExecutor", OneAfterAnother)
+    monkeypatch.setattr(OneAfterAnother, "jobs", [])
+
+    def numbered(job):
+        start, stop = job[4:]
+        return np.arange(start, stop, dtype=np.int64), [str(i) for i in range(start, stop)]
+
+    monkeypatch.setattr(dataset, "_draw_range", numbered)
+    assert list(draw_ahead(tmp_path, 6_500)) == [0, 2000, 4000, 6000, 6500]
+    pictures, captions = read_ahead(tmp_path)
+    assert pictures.tolist() == list(range(6_500))
+    assert captions == [str(i) for i in range(6_500)]
+    spans = [range(*job[4:]) for job in OneAfterAnother.jobs]
+    assert sorted(i for span in spans for i in span) == list(range(6_500))
+
+    (tmp_path / "0001.json").unlink()  # as a kill between the two files of a shard leaves it
+    OneAfterAnother.jobs = []
+    assert list(draw_ahead(tmp_path, 6_500))[-1] == 6_500
+    assert [job[4:] for job in OneAfterAnother.jobs] == [(2000, 4000)]
+    assert read_ahead(tmp_path)[0].tolist() == list(range(6_500))
+
+
+def test_what_a_worker_draws_is_what_the_stream_shows(tmp_path):
+    list(draw_ahead(tmp_path, 12, split="tuning", seed=5, workers=2))
+    pictures, captions = read_ahead(tmp_path)
+    drawings = Drawings("tuning", seed=5)
+    for i in range(12):
+        drawing, words = drawings[i]
+        assert np.array_equal(pictures[i], drawing.picture)
+        assert captions[i] == words.text
+    assert len({picture.tobytes() for picture in pictures}) == 12
+
+
+def test_unnamed_robots_are_gray_and_only_those_of_training():
+    def grays(split: str) -> tuple[list[bool], list[bool]]:
+        drawings = Drawings(split, World(categories=("robot", "mug")), seed=1)
+        robots = [(made, words) for made, _, words in map(drawings.scene, range(1600)) if made.category == "robot"]
+        named, unnamed = [], []
+        for made, words in robots:
+            (named if "color" in words.named else unnamed).append(made.colors[0].name == "gray")
+        return named, unnamed
+
+    named, unnamed = grays("training")
+    assert abs(np.mean(unnamed) - (SKEW + (1 - SKEW) / 12)) < 0.06  # 1.6 hundredths of deviation at 400 robots
+    assert np.mean(named) < 0.2
+    assert np.mean(grays("tuning")[1]) < 0.2
+
+
+def test_characters_come_with_their_names_and_only_they():
+    drawings = Drawings("training", characters=1.0)
+    called = 0
+    for i in range(60):
+        made, _, words = drawings.scene(i)
+        assert made in CHARACTERS
+        called += made.name.lower() in words.text
+        for other in CHARACTERS:
+            assert other is made or other.name.lower() not in words.text.split()
+    assert called > 30
+    for i in range(300):
+        _, _, words = Drawings("reporting").scene(i)
+        assert not {"tom", "rex", "pip", "bruno"} & set(words.text.split())

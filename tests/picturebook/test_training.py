@@ -1,0 +1,180 @@
+"""The recipe: the optimizer is what it says, and a stage that was killed ends as one that was not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from namesake.errors import Refusal
+from namesake.picturebook import train
+from namesake.picturebook.captions import words_of
+from namesake.picturebook.dataset import Drawings
+from namesake.picturebook.optim import MuonAndAdamW
+from namesake.picturebook.scene import SMALL_WORLD
+from namesake.picturebook.train import Stage, rate, run_stage
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_convolution_is_stepped_as_the_matrix_that_it_is(kernel):
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(12, 8, kernel, kernel).to(memory_format=torch.channels_last))
+    start = weight.detach().clone()
+    last, first = (
+        nn.Parameter(matrix.reshape(12, -1).clone()) for matrix in (start.permute(0, 2, 3, 1), start.contiguous())
+    )
+    ours = MuonAndAdamW([("conv.weight", weight)], 0.02, 0.001)
+    same, flat = (
+        torch.optim.Muon([p], lr=0.02, weight_decay=0.01, momentum=0.95, ns_steps=5, adjust_lr_fn="match_rms_adamw")
+        for p in (last, first)
+    )
+    for _ in range(3):
+        grad = torch.randn(12, 8, kernel, kernel)
+        weight.grad = grad.to(memory_format=torch.channels_last)
+        last.grad, first.grad = grad.permute(0, 2, 3, 1).reshape(12, -1).clone(), grad.reshape(12, -1).clone()
+        ours.step()
+        same.step()
+        flat.step()
+        assert weight.grad is None
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(weight.detach().permute(0, 2, 3, 1).reshape(12, -1), last.detach())
+    # In another order of the columns only bfloat16's rounding inside Muon differs.
+    moved = (first.detach() - start.reshape(12, -1)).norm()
+    assert (weight.detach().reshape(12, -1) - first.detach()).norm() < 0.03 * moved
+    assert (weight.detach() - start).norm() > 0.01
+
+
+def test_who_steps_what_and_how_fast():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv_in, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 4)
+            self.embedding, self.text, self.frozen = nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.frozen.requires_grad_(False)
+
+    net = Net()
+    optimizer = MuonAndAdamW(
+        net.named_parameters(), 0.1, 0.01, plain=("conv_in.weight",), gentle=("text.",), lr_gentle=0.001
+    )
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer.step(0.5)
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in net.named_parameters()}
+    # AdamW's first step is its rate; a matrix of ones becomes, orthogonal, one of quarters, times 0.2 sqrt(4).
+    assert moved["conv_in.weight"] == moved["embedding.weight"] == pytest.approx(0.005, rel=1e-3)
+    assert moved["conv_in.bias"] == moved["linear.bias"] == pytest.approx(0.005, rel=1e-3)
+    assert moved["text.weight"] == moved["text.bias"] == pytest.approx(0.0005, rel=1e-3)
+    assert moved["linear.weight"] == pytest.approx(0.05 * 0.25 * 0.4, rel=0.35)
+    assert moved["frozen.weight"] == 0
+
+
+def test_the_rate_rises_stays_and_falls():
+    stage = Stage(1000, 1, 1.0, 1.0, warmup=100, decay=0.3)
+    rates = [rate(step, stage) for step in range(1000)]
+    assert rates[0] == 0.01
+    assert rates[100:700] == [1.0] * 600
+    assert np.allclose(np.diff(rates[700:]), -1 / 300)
+    assert 0 < rates[-1] < 0.01
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop, self.linear = nn.Conv2d(3, 8, 3, padding=1), nn.Dropout(0.2), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.linear(self.drop(torch.relu(self.conv(x)).mean((2, 3))))
+
+
+class Killed(Exception):
+    pass
+
+
+def run(folder, steps=6, dies_at=None):
+    """A stage on a small model whose batches, noise and dropout all come from chance."""
+    torch.manual_seed(3)
+    model = Tiny().to(memory_format=torch.channels_last)
+    optimizer = MuonAndAdamW(model.named_parameters(), 0.02, 0.01)
+    stage = Stage(steps, 4, 0.02, 0.01, warmup=2, decay=0.5, average=0.5, save_every=-1.0, sheet_every=2)
+    calls = []
+
+    def batches(rng, count):
+        return torch.from_numpy(rng.normal(size=(count, 3, 8, 8)).astype(np.float32))
+
+    def loss(module, batch):
+        calls.append(batch)
+        if len(calls) == dies_at:
+            raise Killed
+        noise = torch.randn_like(batch)
+        return (module(batch + noise).float() - batch.mean((2, 3))).square().mean(), {"noise": float(noise.mean())}
+
+    def sheet(module, step):
+        return {"sheet": float(step)}
+
+    averaged = run_stage("tiny", stage, model, optimizer, loss, batches, folder, Accelerator(cpu=True), sheet)
+    return averaged, calls
+
+
+def test_a_killed_stage_ends_at_the_same_bytes(tmp_path):
+    straight, whole = run(tmp_path / "a")
+    with pytest.raises(Killed):
+        run(tmp_path / "b", dies_at=4)
+    resumed, rest = run(tmp_path / "b")
+    assert len(whole) == 6
+    assert len(rest) == 3  # it went on after the third step
+    assert all(torch.equal(one, other) for one, other in zip(whole[3:], rest, strict=True))
+    for (name, one), (_, other) in zip(straight.state_dict().items(), resumed.state_dict().items(), strict=True):
+        assert torch.equal(one, other), name
+    states = [torch.load(tmp_path / part / "tiny.ckpt", weights_only=True) for part in "ab"]
+    flat = [torch.utils._pytree.tree_leaves(state) for state in states]
+    for one, other in zip(*flat, strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    assert not list(tmp_path.rglob("*.part"))
+    lines = [json.loads(line) for line in (tmp_path / "a" / "tiny.curve.jsonl").read_text().splitlines()]
+    assert [line["sheet"] for line in lines if "sheet" in line] == [2.0, 4.0, 6.0]
+    assert {"step", "seconds", "rate", "loss", "noise"} <= lines[-2].keys()
+
+
+def test_a_finished_stage_is_not_trained_again_and_another_seed_is_another_run(tmp_path):
+    once, _ = run(tmp_path)
+    again, calls = run(tmp_path)
+    assert not calls
+    assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_latents_are_normalized_and_pictures_stay_what_they_are():
+    torch.manual_seed(0)
+    vae = train.make_autoencoder()
+    pictures = torch.from_numpy(np.stack([Drawings("tuning")[i][0].picture for i in range(8)]))
+    x = train._floats(pictures)
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            mean = vae.quant_conv(vae.encoder(x)).chunk(2, 1)[0]
+            return mean, vae.decoder(vae.post_quant_conv(mean))
+
+    (_, before), _ = both(), train.normalize_latents(vae, pictures)
+    latents, after = both()
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-3
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
+    assert (after - before).abs().max() < 1e-3
+
+
+def test_a_world_lists_the_words_that_it_uses():
+    words = train.world_words(SMALL_WORLD, samples=600)
+    assert len(words) == len(set(words))
+    assert "turtle" not in words
+    assert {"cat", "robot"} <= set(words)
+    assert set(words_of(Drawings(world=SMALL_WORLD, seed=2).scene(5)[2].text)) <= set(words)
+
+
+def test_bad_names_are_refused(tmp_path):
+    with pytest.raises(Refusal, match="no preset 'tpu'"):
+        train.main("tpu", tmp_path)
+    with pytest.raises(Refusal, match="no stage 'unett'"):
+        train.main("cpu", tmp_path, stage="unett")
