@@ -163,7 +163,7 @@ def sample_concept(rng: np.random.Generator, number: int, category: str) -> Conc
     pattern = Pattern(kind, _contrasting(rng, main, gap=0.25), float(rng.uniform(13, 24)), float(rng.uniform(0, 180)))
     # 8 pixels of 64 are 17.5 figure units at scale 1, so a patch's mean radius starts at 9.
     if kind != "plain" or rng.uniform() < 0.4:
-        patches = (_patch(rng, main, pattern, reach=6, radius=(11, 15)),)
+        patches: tuple[Patch, ...] = (_patch(rng, main, pattern, reach=6, radius=(11, 15)),)
     else:
         patches = tuple(_patch(rng, main, pattern, reach=32, radius=(9, 12.5)) for _ in range(rng.integers(2, 5)))
     proportions = tuple(float(v) for v in rng.uniform(0, 1, 4))

@@ -615,8 +615,8 @@ def _masks(made: Concept, scene: Scene) -> list[Pixels]:
             )
         group = f'<g transform="{thing.transform}">{parts}</g>'
         body += _cut(edge if i == 0 else None, group)
-    flat = _raster(_SVG.format('<rect width="100" height="100"/>' + body), 64)
-    return [flat[..., i] > 127 for i in range(len(placed))]
+    seen = _raster(_SVG.format('<rect width="100" height="100"/>' + body), 64)
+    return [seen[..., i] > 127 for i in range(len(placed))]
 
 
 @lru_cache(maxsize=512)

@@ -99,7 +99,7 @@ SMALL_WORLD = World(CORE, CORE_PLACES)
 def sample_style(rng: np.random.Generator, name: str | None = None) -> Style:
     """A style; plain is twice as frequent as any other."""
     if name is None:
-        name = STYLES[max(0, rng.integers(-1, len(STYLES)))]
+        name = STYLES[max(0, int(rng.integers(-1, len(STYLES))))]
     palette, line, grain = (float(v) for v in rng.uniform(0, 1, 3))
     return Style(name, palette, line, grain, int(rng.integers(2**31)))
 

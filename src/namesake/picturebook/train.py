@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -131,7 +131,7 @@ def make_tokenizer(folder: Path, samples: int = 6000) -> None:
             vocab_size=4000, min_frequency=2, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
         ),
     )
-    merges = [
+    merges: Any = [
         tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]
     ]
     tokens = [
@@ -153,12 +153,12 @@ def world_words(world: World, samples: int = 8000) -> list[str]:
     return list(dict.fromkeys(word for i in range(samples) for word in words_of(drawings.scene(i)[2].text)))
 
 
-def make_autoencoder() -> nn.Module:
+def make_autoencoder() -> Any:
     """64 px to 16x16 with 8 channels; 1.4 M parameters. 8x8 with 16 channels was still blurred after 20 minutes (LOG.md)."""
     from diffusers import AutoencoderKL
 
     blocks = ("DownEncoderBlock2D",) * 3, ("UpDecoderBlock2D",) * 3
-    vae = AutoencoderKL(
+    vae: Any = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=blocks[0],
@@ -177,7 +177,7 @@ def make_autoencoder() -> nn.Module:
     return vae
 
 
-def make_text_encoder(tokenizer: Any) -> nn.Module:
+def make_text_encoder(tokenizer: Any) -> Any:
     """A two-layer CLIP text transformer whose residual branches begin at zero."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -201,7 +201,7 @@ def make_text_encoder(tokenizer: Any) -> nn.Module:
     return model
 
 
-def make_unet() -> nn.Module:
+def make_unet() -> Any:
     """SD's layout on 16x16 latents: a plain block above two with cross-attention (8x8 and 4x4); 13.5 M parameters."""
     from diffusers import UNet2DConditionModel
 
@@ -236,7 +236,7 @@ def make_scheduler() -> Any:
     )
 
 
-def make_image_encoder() -> nn.Module:
+def make_image_encoder() -> Any:
     """A small CLIP vision transformer with 8 px patches; its projection meets the text encoder's pooled output."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -472,7 +472,7 @@ def train_autoencoder(
 
     averaged = run_stage(name, stage, module, optimizer, loss, batches, work, accelerator, sheet)
     if accelerator.is_main_process:
-        vae = averaged.vae.to("cpu")  # type: ignore[union-attr,operator]
+        vae = cast(Any, averaged).vae.to("cpu")  # type: ignore[union-attr,operator]
         if not decoder_only:
             normalize_latents(vae, pictures[:2000])
         vae.to(torch.float16).save_pretrained(model / "vae")
