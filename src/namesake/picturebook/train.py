@@ -63,7 +63,7 @@ class Stage:
     lr_gentle: float = 0.0
     warmup: int = 100
     decay: float = 0.3
-    average: float = 0.999
+    average: float = 0.995
     save_every: float = 120.0
     sheet_every: int = 1000
 
@@ -298,11 +298,17 @@ def run_stage(
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    from torch.optim.swa_utils import AveragedModel
 
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, curve = folder / f"{name}.ckpt", folder / f"{name}.curve.jsonl"
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(stage.average))
+
+    def move(averaged: Any, current: Any, count: Any) -> None:
+        # Without the warm-up the random beginning is still half of the average after 600 steps at 0.999.
+        keep = min(stage.average, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averaged, current, 1 - keep)
+
+    average = AveragedModel(model, multi_avg_fn=move)
     step = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
