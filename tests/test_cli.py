@@ -40,7 +40,7 @@ def backbone(sd15):
     from namesake.backbone import Backbone
 
     made = Backbone.load(sd15)
-    made.unet.register_to_config(sample_size=32)
+    made.unet.register_to_config(sample_size=8)
     return made
 
 
@@ -124,6 +124,48 @@ def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch)
     capsys.readouterr()
     for prompt in ("a cat", "<a> and <b>"):
         refused(capsys, "generate", prompt, "--picture", str(picture), words=("angle brackets",))
+
+
+def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, picture, monkeypatch, tmp_path):
+    example = tmp_path / "example.png"
+    example.write_bytes(picture.read_bytes())
+    example.with_suffix(".json").write_text('{"class": "cat", "concept": 2000000000}')
+    monkeypatch.setattr(recipes, "_examples", lambda: [example])
+    teach = recipes._teach
+    monkeypatch.setattr(recipes, "_teach", lambda *a: teach(*a[:4], 1, *a[5:]))
+    assert cli.main(["demo", "-o", "demo"]) == 0
+    out = capsys.readouterr().out
+    for word in (
+        "sheet.png",
+        "loading",
+        "learning",
+        "drawing",
+        " s;",
+        "MiB",
+        "kB",
+        "--concept demo/my-cat.safetensors",
+    ):
+        assert word in out
+    with Image.open("demo/sheet.png") as sheet:
+        assert sheet.width > 5 * 190
+        assert sheet.height > 2 * 190
+    monkeypatch.setattr(recipes, "_examples", list)
+    refused(capsys, "demo", "-o", "demo", words=("no example",))
+
+
+def test_a_picture_of_another_world_is_told_from_a_drawing(backbone, monkeypatch, picture, capsys):
+    said: list[str] = []
+
+    class Listening(recipes.Report):
+        def warn(self, sentence: str) -> None:
+            said.append(sentence)
+
+    monkeypatch.setattr(recipes, "OWN_WORLD", {backbone.name: 0.0})
+    recipes.personalize([picture], class_word="cat", model=backbone, steps=0, report=Listening())
+    monkeypatch.setattr(recipes, "OWN_WORLD", {backbone.name: 256.0})
+    recipes.personalize([picture], class_word="cat", model=backbone, steps=0, report=Listening())
+    assert len(said) == 1
+    assert "--model" in said[0]
 
 
 def test_show_says_what_a_concept_is(capsys, backbone, concept):
@@ -234,7 +276,7 @@ def test_a_concept_of_other_weights(capsys, monkeypatch, sd15, concept):
     from namesake.backbone import Backbone
 
     other = Backbone.load(sd15)
-    other.unet.register_to_config(sample_size=32)
+    other.unet.register_to_config(sample_size=8)
     for parameter in other.unet.parameters():
         parameter.data.mul_(1.1)
     monkeypatch.setattr("namesake.backbone.Backbone.load", lambda *_, **__: other)
@@ -294,7 +336,7 @@ def test_the_libraries_are_silent_and_the_model_is_set_once(sd15, tmp_path):
 
     small = shutil.copytree(sd15, tmp_path / "mini")
     config = json.loads((small / "unet" / "config.json").read_text())
-    (small / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": 32}))
+    (small / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": 8}))
     environment = {**os.environ, "NAMESAKE_MODEL": str(small), "NO_COLOR": "1"}
     code = "import sys; from namesake.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "generate", "a cat", "--count", "1", *SMALL]

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
-# A model that knows one world only, and the largest mean error (in levels of 0..255) with which its autoencoder gives
-# back what belongs to that world.
-OWN_WORLD = {"picturebook": 12.0}
+# A model that knows one world only, and what tells a picture of another world: the lower decile of the error (in levels of
+# 0..255, pixel by pixel) with which its autoencoder gives the picture back. Drawings have flat places that come back
+# almost exactly, photographs have none. Measured on 240 unseen drawings: 0.1 to 1.6; on 18 cuts of two photographs: 2.4
+# to 5.9. Their mean errors overlap (drawings up to 10, photographs from 8).
+OWN_WORLD = {"picturebook": 2.0}
 
 # A place, a style, a thing worn, a second thing: what a concept must be able to enter.
 DEMO_PROMPTS = ("{} on the beach", "{}, watercolor", "{} wearing a crown", "{} next to a red ball")
@@ -274,7 +276,6 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     report = report or Report()
     place = _folder(Path(output_dir))
     import json
-    from importlib.resources import files
 
     import numpy as np
 
@@ -282,7 +283,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     from namesake.generate import generate
     from namesake.sheet import contact_sheet, save_png
 
-    examples = sorted(Path(str(files("namesake") / "picturebook" / "examples")).glob("*.png"))
+    examples = _examples()
     if not examples:
         raise Refusal("This copy of namesake has no example picture; give one of yours to 'namesake personalize'.")
     example = examples[0]
@@ -294,24 +295,25 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     edit = _teach(backbone, seen, word, class_word, None, 0, clock, report)
     concept = place / f"{word.strip('<>')}.safetensors"
     edit.save(concept)
-    rows = []
     article = "an" if class_word[0] in "aeiou" else "a"
-    with clock("drawing"), report.bar("drawing") as progress:
-        total = 2 * len(DEMO_PROMPTS)
-        for i, (name, one) in enumerate([(f"{article} {class_word}", None), (word, edit)]):
-            row: list[np.ndarray | None] = [seen[0].pixels if one is None else None]
-            for j, prompt in enumerate(DEMO_PROMPTS):
-                row.append(generate(backbone, prompt.format(name), one, count=1, seed=j)[0].pixels)
-                if progress:
-                    progress(i * len(DEMO_PROMPTS) + j + 1, total)
-            rows.append(row)
+    names = [f"{article} {class_word}", word]
+    rows: list[list[np.ndarray | None]] = []
+    for name, one in zip(names, (None, edit), strict=True):
+        with clock("drawing"), report.bar(f"drawing {name}") as progress:
+            drawn = generate(backbone, [prompt.format(name) for prompt in DEMO_PROMPTS], one, progress=progress)
+        rows.append([seen[0].pixels if one is None else None, *(made.pixels for made in drawn)])
     sheet = place / "sheet.png"
     titles = ["the picture", *(prompt.format("...") for prompt in DEMO_PROMPTS)]
-    names = [f"{article} {class_word}", word]
     image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
     save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
     command = f'namesake generate "{word} in the snow" --concept {concept}'
     return Demo(sheet, concept, clock.seconds, _peak_memory(), command)
+
+
+def _examples() -> list[Path]:
+    from importlib.resources import files
+
+    return sorted(Path(str(files("namesake") / "picturebook" / "examples")).glob("*.png"))
 
 
 class _Clock:
@@ -363,8 +365,8 @@ def _teach(
         masks = torch.from_numpy(np.stack([whole if one.mask is None else one.mask for one in square]))
     limit = OWN_WORLD.get(backbone.name)
     if limit is not None:
-        again = backbone.decode(backbone.encode(pixels)).float()
-        if (again - pixels).abs().mean() > limit:
+        errors = (backbone.decode(backbone.encode(pixels)).float() - pixels).abs().mean(-1)
+        if errors.flatten(1).quantile(0.1, dim=1).max() > limit:
             report.warn(
                 f"The model {backbone.name} knows only its own drawings, and this picture does not look like one; "
                 "name a model of photographs with --model."
