@@ -34,7 +34,7 @@ from namesake.picturebook.scene import SMALL_WORLD
 SPLIT = "tuning"
 
 
-class Oracle:
+class Oracle(Judge):
     """Reads the drawings that it was shown by their truth, and knows any picture again."""
 
     def __init__(self, drawings):

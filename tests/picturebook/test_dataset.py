@@ -12,11 +12,9 @@ from namesake.picturebook.scene import SMALL_WORLD, World
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_drawings_never_show_a_concept_of_another_split(split):
-    drawings = Drawings(split, seed=3)
+def test_drawings_never_show_a_concept_of_another_split(split, scenes):
     names, pairs = set(), 0
-    for i in range(500):
-        made, scene, _ = drawings.scene(i)
+    for made, scene, _ in scenes(split, 1500, 3):
         if made.name:
             names.add(made.name)
         else:
@@ -24,14 +22,12 @@ def test_drawings_never_show_a_concept_of_another_split(split):
         if scene.second is not None:
             pairs += 1
             assert scene.second.concept.number in SPLITS[split]
-    assert pairs > 50
+    assert pairs > 200
     assert bool(names) == (split == "training")
 
 
-def test_drawings_keep_to_their_world():
-    drawings = Drawings("training", SMALL_WORLD)
-    for i in range(400):
-        made, scene, _ = drawings.scene(i)
+def test_drawings_keep_to_their_world(scenes):
+    for made, scene, _ in scenes("training", 1000, world=SMALL_WORLD):
         assert made.category in SMALL_WORLD.categories
         assert scene.place in (*SMALL_WORLD.places, "studio")
         assert scene.second is None or scene.second.concept.category in SMALL_WORLD.categories
@@ -98,10 +94,10 @@ def test_what_a_worker_draws_is_what_the_stream_shows(tmp_path):
     assert len({picture.tobytes() for picture in pictures}) == 12
 
 
-def test_unnamed_robots_are_gray_and_only_those_of_training():
+def test_unnamed_robots_are_gray_and_only_those_of_training(scenes):
     def grays(split: str) -> tuple[list[bool], list[bool]]:
-        drawings = Drawings(split, World(categories=("robot", "mug")), seed=1)
-        robots = [(made, words) for made, _, words in map(drawings.scene, range(1600)) if made.category == "robot"]
+        made_of = scenes(split, 1600, 1, World(categories=("robot", "mug")))
+        robots = [(made, words) for made, _, words in made_of if made.category == "robot"]
         named, unnamed = [], []
         for made, words in robots:
             (named if "color" in words.named else unnamed).append(made.colors[0].name == "gray")
@@ -113,16 +109,13 @@ def test_unnamed_robots_are_gray_and_only_those_of_training():
     assert np.mean(grays("tuning")[1]) < 0.2
 
 
-def test_characters_come_with_their_names_and_only_they():
-    drawings = Drawings("training", characters=1.0)
+def test_characters_come_with_their_names_and_only_they(scenes):
     called = 0
-    for i in range(60):
-        made, _, words = drawings.scene(i)
+    for made, _, words in scenes("training", 100, characters=1.0):
         assert made in CHARACTERS
         called += made.name.lower() in words.text
         for other in CHARACTERS:
-            assert other is made or other.name.lower() not in words.text.split()
-    assert called > 30
-    for i in range(300):
-        _, _, words = Drawings("reporting").scene(i)
+            assert other == made or other.name.lower() not in words.text.split()
+    assert called > 50
+    for _, _, words in scenes("reporting", 1500, 3):
         assert not {"tom", "rex", "pip", "bruno"} & set(words.text.split())

@@ -201,7 +201,7 @@ def test_save_and_load(tmp_path):
     torch.manual_seed(0)
     judge = Judge(_network(FULL_WORLD), FULL_WORLD)
     judge.save(tmp_path / "judge.safetensors")
-    assert (tmp_path / "judge.safetensors").stat().st_size < 3 * 2**20
+    assert (tmp_path / "judge.safetensors").stat().st_size < 3.3e6
     again = Judge.load(tmp_path / "judge.safetensors")
     assert again.world == FULL_WORLD
     pictures = np.stack([draw(cat(i), Scene(), 64).picture for i in range(3)])

@@ -166,7 +166,7 @@ def test_latents_are_normalized_and_pictures_stay_what_they_are():
 
 
 def test_a_world_lists_the_words_that_it_uses():
-    words = train.world_words(SMALL_WORLD, samples=600)
+    words = train.world_words(SMALL_WORLD, samples=100)
     assert len(words) == len(set(words))
     assert "turtle" not in words
     assert {"cat", "robot"} <= set(words)
