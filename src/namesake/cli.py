@@ -294,15 +294,8 @@ def _quoted(value: str | Path) -> str:
 
 def _report() -> Any:
     """What long calls tell goes to standard error: warnings always, the rest only where a person reads it."""
+    from rich import progress as parts
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from namesake.recipes import Report
 
@@ -322,16 +315,16 @@ def _report() -> Any:
                 yield None
                 return
             columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+                parts.TextColumn("{task.description}", markup=False),
+                parts.BarColumn(),
+                parts.MofNCompleteColumn(),
+                parts.TimeElapsedColumn(),
+                parts.TextColumn("left"),
+                parts.TimeRemainingColumn(),
             )
-            with Progress(*columns, console=console) as progress:
-                task = progress.add_task(title, total=None)
-                yield lambda done, total: progress.update(task, completed=done, total=total)
+            with parts.Progress(*columns, console=console) as bars:
+                task = bars.add_task(title, total=None)
+                yield lambda done, total: bars.update(task, completed=done, total=total)
 
     return Terminal()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from namesake.errors import Refusal
 
@@ -377,7 +377,7 @@ def _teach(
         report.say(f'taking it for "{class_word}", as {reason}; say better with --class')
     word = word or f"<my-{'-'.join(re.findall('[a-z0-9]+', class_word.lower())) or 'thing'}>"
     check_word(word, backbone.tokenizers)
-    options = {} if steps is None else {"steps": steps}
+    options: dict[str, Any] = {} if steps is None else {"steps": steps}
     with clock("learning"), report.bar(f"learning {word}") as progress:
         edit = cold_start.personalize(
             backbone,
@@ -389,9 +389,9 @@ def _teach(
             progress=progress,
             **options,
         )
-    if reason := edit.about.settings.get("ended"):
+    if ended := edit.about.settings.get("ended"):
         report.warn(
-            f"The tuning ended after {edit.about.settings['steps']} steps ({reason}); the word is kept as it is."
+            f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is."
         )
     return edit
 

@@ -198,7 +198,7 @@ def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     sketches = [torch.zeros(1024)]
     monkeypatch.setattr(cold_start, "measure_concept", once)
     monkeypatch.setattr("namesake.edits.sketch", lambda backbone: sketches[0])
-    arguments = (SimpleNamespace(), None, {"new word": None}, tmp_path, SMALL_WORLD)
+    arguments = (SimpleNamespace(), Oracle([]), {"new word": lambda *_: None}, tmp_path, SMALL_WORLD)
     first = measure(*arguments, concepts=2)
     assert len(calls) == 2
     assert len(list(tmp_path.glob("*.png"))) == 2

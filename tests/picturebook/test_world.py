@@ -21,6 +21,7 @@ from namesake.picturebook.scene import (
     RELATIONS,
     STYLES,
     WORN,
+    Pose,
     Scene,
     Second,
     Style,
