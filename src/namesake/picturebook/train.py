@@ -2,7 +2,7 @@
 
     namesake picturebook train --preset cpu          (two cores)
     namesake picturebook train --preset gpu          (one GPU)
-    accelerate launch --num_processes 2 --cpu -m namesake.picturebook.train --preset cpu --stage unet
+    torchrun --nproc_per_node 2 -m namesake.picturebook.train --preset cpu --stage unet
 
 Every stage writes checkpoints, its curve (`curve.jsonl`) and sample sheets under the work folder and, run again, goes on where it
 stopped, to the bit: which drawings, noise and timesteps a step sees is a function of seed, stage, step and process. The finished
