@@ -65,12 +65,51 @@ def test_only_what_a_prompt_names_is_asked():
     assert set(nothing.values()) == {IGNORE}
 
 
+@pytest.mark.parametrize("relation", ["beside", "on", "under"])
+def test_first_and_second_thing_are_the_prompts(relation):
+    scenes = [Scene(second=Second(BALL, relation), seed=seed) for seed in (0, 1)]
+    words = Caption("", frozenset({"category", "relation", "second category", "color"}))
+    wanted = [asked(CAT, scene, words, FULL_WORLD) for scene in scenes]
+    drawn = [labels(Truth(CAT, scene)) for scene in scenes]  # beside: one stands left, one right
+    right = heeded(reading(drawn), wanted)
+    assert right["category"].tolist() == right["second category"].tolist() == [1, 1]
+    for shown, first, second in (((CAT, MUG), 1, 0), ((MUG, BALL), 0, 1), ((MUG, MUG), 0, 0)):
+        others = [labels(Truth(shown[0], Scene(second=Second(shown[1], relation), seed=seed))) for seed in (0, 1)]
+        right = heeded(reading(others), wanted)
+        assert right["category"].tolist() == [first] * 2
+        assert right["second category"].tolist() == [second] * 2
+    colors = heeded(reading(drawn), wanted)["color"].tolist()
+    # Under: the judge reads the ball's. Beside, with the cat on the right: the same.
+    expected = {"on": [1, 1], "under": [math.nan] * 2, "beside": [math.nan, 1]}[relation]
+    assert colors == pytest.approx(expected, nan_ok=True)
+
+
+def test_two_of_a_kind_must_both_be_there():
+    words = Caption("", frozenset({"category", "relation", "second category"}))
+    wanted = [asked(CAT, Scene(second=Second(CAT, "beside"), seed=1), words, FULL_WORLD)]
+    for shown, right in (((CAT, CAT), (1, 1)), ((CAT, MUG), (1, 0)), ((MUG, CAT), (1, 0))):
+        seen = heeded(reading([labels(Truth(shown[0], Scene(second=Second(shown[1], "beside"), seed=1)))]), wanted)
+        assert (float(seen["category"]), float(seen["second category"])) == right
+
+
 def test_a_second_thing_that_is_not_mentioned_is_not_expected():
     words = Caption("a cat", frozenset({"category"}))
     wanted = [asked(CAT, Scene(second=Second(BALL, "under")), words, FULL_WORLD)]
     right = heeded(reading([labels(Truth(CAT, Scene()))]), wanted)
     assert float(right["category"]) == 1
     assert right["second category"].isnan().all()
+
+
+def test_the_truth_heeds_every_prompt(scenes):
+    wanted, shown = [], []
+    for made, scene, words in scenes("reporting", 150, 2):
+        if scene.second is not None and "relation" not in words.named:
+            continue
+        wanted.append(asked(made, scene, words, FULL_WORLD))
+        shown.append(labels(Truth(made, scene)))
+    for head, right in heeded(reading(shown), wanted).items():
+        assert bool(((right == 1) | right.isnan()).all()), head
+        assert head == "mirror" or bool((right == 1).any()), head
 
 
 def test_a_page_keeps_all_but_its_marked_place():

@@ -150,20 +150,10 @@ def across(made: Concept) -> list[float]:
     return out
 
 
-def test_a_lone_emblem_is_usually_8_pixels_across_and_patches_are_seen():
-    made = [concept(SPLITS["reporting"].start + i) for i in range(400)]
-    lone = [size for one in made if len(one.patches) == 1 for size in across(one)]
-    several = [size for one in made if len(one.patches) > 1 for size in across(one)]
-    assert np.median(lone) >= 8.5
-    assert np.mean(np.asarray(lone) >= 8) >= 0.75
-    assert np.median(several) >= 7
-    assert min(several) >= 4
-    assert {len(one.patches) for one in made} == {1, 2, 3, 4}
+def test_concepts_have_an_emblem_or_patches():
+    assert {len(concept(SPLITS["reporting"].start + i).patches) for i in range(400)} == {1, 2, 3, 4}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the first weights are trained on a world whose smallest patches are 4 px across"
-)
 def test_every_patch_is_8_pixels_across():
     assert min(size for i in range(400) for size in across(concept(SPLITS["reporting"].start + i))) >= 8
 

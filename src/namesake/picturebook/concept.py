@@ -137,17 +137,30 @@ def _contrasting(rng: np.random.Generator, *others: Color, gap: float = 0.22) ->
     return color
 
 
+_SMALLEST_PATCH = 19.0  # figure units: 8 pixels of 64 at scale 1
+
+
+def _extent(shape: np.ndarray) -> float:
+    """The largest distance between two points of a patch's outline of mean radius 1."""
+    angles = np.arange(len(shape)) * 2 * np.pi / len(shape)
+    corners = shape * np.exp(1j * angles)
+    middles = (corners + np.roll(corners, 1)) / 2  # the outline runs from middle to middle, drawn towards the corners
+    points = np.concatenate([middles, 0.25 * middles + 0.5 * corners + 0.25 * np.roll(middles, -1)])
+    return float(np.abs(points[:, None] - points).max())
+
+
 def _patch(
     rng: np.random.Generator, main: Color, pattern: Pattern, *, reach: float, radius: tuple[float, float]
 ) -> Patch:
     count = int(rng.integers(5, 9))
     angle, distance = rng.uniform(0, 2 * np.pi), reach * np.sqrt(rng.uniform())
-    shape = tuple(float(v) for v in rng.uniform(0.62, 1.38, count))
+    shape = rng.uniform(0.62, 1.38, count)
+    size = max(float(rng.uniform(*radius)), _SMALLEST_PATCH / _extent(shape))
     return Patch(
         x=float(distance * np.cos(angle)),
         y=float(distance * np.sin(angle)),
-        radius=float(rng.uniform(*radius)),
-        shape=shape,
+        radius=size,
+        shape=tuple(float(v) for v in shape),
         color=_contrasting(rng, main, pattern.color, gap=0.15),
     )
 
@@ -161,7 +174,6 @@ def sample_concept(rng: np.random.Generator, number: int, category: str) -> Conc
     # bears one emblem; patches upon a pattern were a tangle at 64 pixels.
     kind = "plain" if rng.uniform() < 0.5 else PATTERNS[1 + rng.integers(len(PATTERNS) - 1)]
     pattern = Pattern(kind, _contrasting(rng, main, gap=0.25), float(rng.uniform(13, 24)), float(rng.uniform(0, 180)))
-    # 8 pixels of 64 are 17.5 figure units at scale 1, so a patch's mean radius starts at 9.
     if kind != "plain" or rng.uniform() < 0.4:
         patches: tuple[Patch, ...] = (_patch(rng, main, pattern, reach=6, radius=(11, 15)),)
     else:

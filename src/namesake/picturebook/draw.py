@@ -23,8 +23,8 @@ from namesake.picturebook.figures.parts import DARK, LIGHT, MAIN, SECOND, THIRD,
 from namesake.picturebook.places import PLACES, studio
 from namesake.picturebook.scene import Scene, Style, Worn
 
-FRAME = 0.56
-"""Share of the picture that a figure's frame takes at scale 1."""
+FRAME = 0.66
+"""Share of the picture that a figure's frame takes at scale 1; at 0.56 the smallest patches were under 8 of 64 pixels across."""
 
 Pixels = np.ndarray
 
@@ -131,8 +131,13 @@ def _sketch(style: Style) -> Look:
     return Look(fill, back, lambda _: pencil, 0.6 + 0.5 * style.line, 0.0, finish)
 
 
+def pixel_cells(style: Style) -> int:
+    """Pixels across of a pixel-art picture: 28 to 38."""
+    return 28 + round(10 * style.line)
+
+
 def _pixelart(style: Style) -> Look:
-    cells, levels = 26 + round(10 * style.line), 4 + round(4 * style.grain)
+    cells, levels = pixel_cells(style), 4 + round(4 * style.grain)
 
     def fill(color: str) -> str:
         return _hex(_tuned(_rgb(color), 0.0, 1.0 + 0.25 * style.palette, 1.0))
@@ -493,25 +498,25 @@ def _layout(made: Concept, scene: Scene) -> tuple[list[Placed], float | None]:
     shift, lift, turn = 0.25 * pose.x, 0.4 * pose.y, 0.4 * pose.turn
     if relation == "beside":
         side = 1 if scene.seed % 2 else -1
-        first = _stood(made, (50 - 23 * side + shift * 0.4, 86 + lift), 0.80 * size, pose.mirror, turn)
-        return [first, _stood(other, (50 + 24 * side + shift * 0.4, 86 + lift), 0.72, scene.second.mirror)], None
+        first = _stood(made, (50 - 24 * side + shift * 0.4, 86 + lift), 0.70 * size, pose.mirror, turn)
+        return [first, _stood(other, (50 + 24 * side + shift * 0.4, 86 + lift), 0.64, scene.second.mirror)], None
     if relation == "in":
-        holder = _stood(other, (50 + shift, 93 + lift * 0.5), 1.10, scene.second.mirror)
+        holder = _stood(other, (50 + shift, 93 + lift * 0.5), 1.0, scene.second.mirror)
         inside = other.figure().inside
         assert inside is not None, "only things with an opening are chosen for 'in'"
         edge = holder.at(inside.x, inside.y)
-        scale = float(np.clip(1.10 * inside.width / 100 * 1.35, 0.48, 0.92)) * (0.9 + 0.15 * (pose.scale - 0.6))
+        scale = float(np.clip(inside.width / 100 * 1.35, 0.44, 0.84)) * (0.9 + 0.15 * (pose.scale - 0.6))
         return [_stood(made, (edge[0], edge[1] + 27 * scale * FRAME), scale, pose.mirror, 0.6 * turn), holder], edge[1]
     below, above = (other, made) if relation == "on" else (made, other)
     ground = _stood(
-        below, (50 + shift, 95 + lift * 0.4), 0.76, scene.second.mirror if relation == "on" else pose.mirror
+        below, (50 + shift, 95 + lift * 0.4), 0.70, scene.second.mirror if relation == "on" else pose.mirror
     )
     top = below.figure().top
     x, y = ground.at(top.x, top.y)
     resting = _stood(
         above,
         (0.7 * x + 0.3 * 50, y + 1.5),
-        0.66 * size,
+        0.61 * size,
         pose.mirror if relation == "on" else scene.second.mirror,
         turn if relation == "on" else 0.0,
     )
@@ -532,7 +537,7 @@ class ObjectTruth:
 
     Attributes:
         concept: what it is.
-        turn, scale, mirror: its pose (degrees; 1 is 56 % of the picture; left and right exchanged).
+        turn, scale, mirror: its pose (degrees; 1 is 66 % of the picture; left and right exchanged).
         center: its figure's middle, in 0..1 of the picture (x, y).
         mask: where it is seen, bool `[64, 64]`; what it wears or holds is not part of it.
     """

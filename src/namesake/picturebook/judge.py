@@ -45,7 +45,7 @@ from namesake.picturebook.concept import (
     sample_color,
     sample_concept,
 )
-from namesake.picturebook.draw import Truth, draw
+from namesake.picturebook.draw import FRAME, Truth, draw, pixel_cells
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, STYLES, WORN, Pose, Scene, World, sample_scene
 
@@ -130,8 +130,8 @@ def labels(truth: Truth, world: World = FULL_WORLD) -> dict[str, int]:
         if scene.style.name != "blueprint":
             out["color"] = index("color", made.colors[0].name)
             out["second color"] = index("second color", made.colors[1].name)
-        pixels = 22 + round(10 * scene.style.line) if scene.style.name == "pixelart" else SIDE
-        if made.pattern.kind == "plain" or made.pattern.tile * first.scale * 0.56 / 100 * pixels >= 3:
+        pixels = pixel_cells(scene.style) if scene.style.name == "pixelart" else SIDE
+        if made.pattern.kind == "plain" or made.pattern.tile * first.scale * FRAME / 100 * pixels >= 3:
             out["pattern"] = index("pattern", made.pattern.kind)
         if scene.second is None:
             out["turn"] = _bin(scene.pose.turn, -8, 8)

@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from namesake.errors import Refusal
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
+from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept
 from namesake.picturebook.dataset import Drawings, draw_ahead, read_ahead
 from namesake.picturebook.optim import MuonAndAdamW
-from namesake.picturebook.scene import FULL_WORLD, SMALL_WORLD, World
+from namesake.picturebook.scene import FULL_WORLD, RELATIONS, SMALL_WORLD, STYLES, WORN, Scene, World
 
 TEXT_LENGTH = 48
 """Tokens of a prompt, begin and end included; the longest caption of the grammar has fewer (a test)."""
@@ -76,6 +77,7 @@ class Preset:
     drawings: int
     autoencoder: Stage
     decoder: Stage
+    text_encoder: Stage
     unet: Stage
     image_encoder: Stage
     judge_drawings: int
@@ -87,7 +89,8 @@ _CPU = Preset(
     drawings=60_000,
     autoencoder=Stage(2_200, 24, 2e-3, 1e-3, decay=0.5, average=0.99),
     decoder=Stage(3_000, 16, 1e-3, 5e-4, decay=0.7, average=0.99),
-    unet=Stage(20_000, 32, 3e-3, 1e-3, 1e-3, warmup=200, sheet_every=600),
+    text_encoder=Stage(1_000, 96, 2e-3, 2e-3, decay=0.5, average=0.99),
+    unet=Stage(20_000, 32, 3e-3, 1e-3, 2e-4, warmup=200, sheet_every=600),
     image_encoder=Stage(2_500, 64, 2e-3, 1e-3, decay=0.6),
     judge_drawings=200_000,
     judge_minutes=60,
@@ -99,6 +102,7 @@ PRESETS: dict[str, Preset] = {
         drawings=1_500_000,
         autoencoder=replace(_CPU.autoencoder, steps=30_000, batch=96),
         decoder=replace(_CPU.decoder, steps=10_000, batch=96),
+        text_encoder=replace(_CPU.text_encoder, steps=2_000, batch=256),
         unet=replace(_CPU.unet, steps=60_000, batch=256, warmup=1000, average=0.9995, sheet_every=5000),
         image_encoder=replace(_CPU.image_encoder, steps=12_000, batch=512),
         judge_drawings=1_000_000,
@@ -540,6 +544,102 @@ class _Denoising(nn.Module):
         return self.unet(latents, timesteps, self.text(input_ids=ids)[0]).sample.float()
 
 
+def answers(made: Concept, scene: Scene, named: frozenset[str], world: World) -> list[int]:
+    """What a caption says, as class numbers, one for each of `QUESTIONS`; 0 where it does not say."""
+    other = scene.second
+    truth = {
+        "category": (world.categories, made.category),
+        "color": (tuple(COLORS), made.colors[0].name),
+        "second color": (tuple(COLORS), made.colors[1].name),
+        "pattern": (PATTERNS, made.pattern.kind),
+        "patches": (tuple(COLORS), made.patches[0].color.name),
+        "worn": (WORN, scene.worn.name if scene.worn else ""),
+        "place": (world.places, scene.place),
+        "style": (STYLES, scene.style.name),
+        "size": (("small", "big"), grammar.size_of(scene.pose.scale)),
+        "turn": (("left", "right"), "left" if scene.pose.turn < 0 else "right"),
+        "side": (("left", "right"), "left" if scene.pose.x < 0 else "right"),
+        "relation": (RELATIONS, other.relation if other else ""),
+        "second category": (world.categories, other.concept.category if other else ""),
+        "name": (tuple(c.name for c in CHARACTERS), made.name),
+    }
+    return [truth[what][0].index(truth[what][1]) + 1 if what in named else 0 for what in QUESTIONS]
+
+
+QUESTIONS = (
+    "category",
+    "color",
+    "second color",
+    "pattern",
+    "patches",
+    "worn",
+    "place",
+    "style",
+    "size",
+    "turn",
+    "side",
+    "relation",
+    "second category",
+    "name",
+)
+"""What the text encoder learns to read out of captions before it sees a picture."""
+
+
+class _Reading(nn.Module):
+    """The text encoder and one linear map from its states to the answers to all `QUESTIONS`; the map is not kept."""
+
+    def __init__(self, text: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.text = text
+        self.answer = nn.Linear(256, len(QUESTIONS) * classes)
+
+    def forward(self, ids: Tensor, where: Tensor) -> Tensor:
+        states = self.text(input_ids=ids)[0]
+        picked = states.gather(1, where[..., None].expand(-1, -1, states.shape[-1]))
+        return self.answer(picked).float().unflatten(-1, (len(QUESTIONS), -1))
+
+
+def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
+    """The text encoder learns to read: what a caption says must be a linear function of its end token's state.
+
+    Trained along with the U-Net from random weights, it left all that captions say of things out of the pictures for 108
+    thousand pictures (LOG.md): a word is one of 48 tokens there, most of them padding, and synonyms share nothing. Afterwards the
+    end token and every padding token, which see the whole prompt through the causal mask, hold its meaning.
+    """
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    drawings, stage = Drawings("training", preset.world, seed=3), preset.text_encoder
+    module = _Reading(make_text_encoder(tokenizer), len(preset.world.categories) + 1).to(accelerator.device)
+    optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest)
+
+    def batches(rng: np.random.Generator, count: int) -> tuple[Tensor, ...]:
+        scenes = [drawings.scene(int(i)) for i in rng.integers(2**31, size=count)]
+        ids = tokenizer(
+            [c.text for *_, c in scenes],
+            padding="max_length",
+            truncation=True,
+            max_length=TEXT_LENGTH,
+            return_tensors="pt",
+        ).input_ids
+        end = (ids == tokenizer.eos_token_id).int().argmax(1)
+        later = torch.from_numpy(rng.uniform(size=count)) * (TEXT_LENGTH - end)
+        target = torch.tensor([answers(made, scene, c.named, preset.world) for made, scene, c in scenes])
+        return tuple(x.to(accelerator.device) for x in (ids, torch.stack([end, end + later.long()], 1), target))
+
+    def loss(module: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
+        ids, where, target = batch
+        logits = module(ids, where)
+        both = target[:, None].expand(logits.shape[:-1])
+        right = logits.argmax(-1) == both
+        figures = {"all right": float(right[:, 0].all(-1).float().mean()), "category": float(right[..., 0].float().mean())}
+        return F.cross_entropy(logits.flatten(0, 2), both.flatten()), figures
+
+    averaged = run_stage("text_encoder", stage, module, optimizer, loss, batches, work, accelerator)
+    if accelerator.is_main_process:
+        cast(Any, averaged).text.to("cpu", torch.float16).save_pretrained(model / "text_encoder")
+
+
 def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
     """U-Net and text encoder together on latents from disk: v-prediction, logit-normal timesteps, one prompt in ten empty."""
     from safetensors.torch import load_file
@@ -548,9 +648,11 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     latents, ids = encode_ahead(work, model, accelerator)
     unet, text = make_unet(), make_text_encoder(tokenizer)
-    if (model / "unet").exists() and not (work / "unet.ckpt").exists():
-        unet.load_state_dict(load_file(model / "unet" / "diffusion_pytorch_model.safetensors"))
-        text.load_state_dict(type(text).from_pretrained(model / "text_encoder").state_dict())  # type: ignore[attr-defined]
+    if not (work / "unet.ckpt").exists():
+        if (model / "text_encoder").exists():
+            text.load_state_dict(type(text).from_pretrained(model / "text_encoder").state_dict())  # type: ignore[attr-defined]
+        if (model / "unet").exists():
+            unet.load_state_dict(load_file(model / "unet" / "diffusion_pytorch_model.safetensors"))
     module = _Denoising(unet, text).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     empty = tokenizer("", padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids[0]
     scheduler = make_scheduler()
@@ -745,7 +847,7 @@ def _drawn(preset: Preset, work: Path) -> Iterator[int]:
     yield from draw_ahead(work / "drawings", preset.drawings, world=preset.world)
 
 
-STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "unet", "image_encoder", "decoder")
+STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
 
 
 def main(
@@ -786,6 +888,8 @@ def main(
                     progress.update(task, completed=done)
         elif name in ("autoencoder", "decoder"):
             train_autoencoder(recipe, work, model, accelerator, decoder_only=name == "decoder")
+        elif name == "text_encoder":
+            train_text_encoder(recipe, work, model, accelerator)
         elif name == "unet":
             train_unet(recipe, work, model, accelerator)
         elif name == "image_encoder":
