@@ -65,7 +65,7 @@ def test_workers_draw_every_index_once_and_only_what_is_missing(tmp_path, monkey
     monkeypatch.setattr(OneAfterAnother, "jobs", [])
 
     def numbered(job):
-        start, stop = job[4:]
+        start, stop = job[-2:]
         return np.arange(start, stop, dtype=np.int64), [str(i) for i in range(start, stop)]
 
     monkeypatch.setattr(dataset, "_draw_range", numbered)
@@ -73,13 +73,13 @@ def test_workers_draw_every_index_once_and_only_what_is_missing(tmp_path, monkey
     pictures, captions = read_ahead(tmp_path)
     assert pictures.tolist() == list(range(6_500))
     assert captions == [str(i) for i in range(6_500)]
-    spans = [range(*job[4:]) for job in OneAfterAnother.jobs]
+    spans = [range(*job[-2:]) for job in OneAfterAnother.jobs]
     assert sorted(i for span in spans for i in span) == list(range(6_500))
 
     (tmp_path / "0001.json").unlink()  # as a kill between the two files of a shard leaves it
     OneAfterAnother.jobs = []
     assert list(draw_ahead(tmp_path, 6_500))[-1] == 6_500
-    assert [job[4:] for job in OneAfterAnother.jobs] == [(2000, 4000)]
+    assert [job[-2:] for job in OneAfterAnother.jobs] == [(2000, 4000)]
     assert read_ahead(tmp_path)[0].tolist() == list(range(6_500))
 
 

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from namesake.errors import Refusal
 from namesake.picturebook import train
 from namesake.picturebook.captions import words_of
+from namesake.picturebook.concept import concept, number_of
 from namesake.picturebook.dataset import Drawings
 from namesake.picturebook.optim import MuonAndAdamW
-from namesake.picturebook.scene import SMALL_WORLD
-from namesake.picturebook.train import Stage, rate, run_stage
+from namesake.picturebook.scene import SMALL_WORLD, STYLES, WORN, Pose, Scene, Style, Worn
+from namesake.picturebook.train import (
+    PRESETS,
+    QUESTIONS,
+    Stage,
+    answers,
+    easy_share,
+    make_tokenizer,
+    rate,
+    run_stage,
+    train_text_encoder,
+)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -103,7 +116,7 @@ def run(folder, steps=6, dies_at=None):
     stage = Stage(steps, 4, 0.02, 0.01, warmup=2, decay=0.5, average=0.5, save_every=-1.0, sheet_every=2)
     calls = []
 
-    def batches(rng, count):
+    def batches(rng, count, step):
         return torch.from_numpy(rng.normal(size=(count, 3, 8, 8)).astype(np.float32))
 
     def loss(module, batch):
@@ -163,6 +176,47 @@ def test_latents_are_normalized_and_pictures_stay_what_they_are():
     assert latents.mean((0, 2, 3)).abs().max() < 1e-3
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
     assert (after - before).abs().max() < 1e-3
+
+
+def test_answers_say_what_the_caption_says_and_nothing_else():
+    made = concept(number_of("training", "cat", 3))
+    scene = Scene("beach", Style("oil"), Pose(turn=-20.0), Worn("crown", made.colors[0]))
+    named = frozenset({"category", "turn", "style", "worn"})
+    told = dict(zip(QUESTIONS, answers(made, scene, named, SMALL_WORLD), strict=True))
+    assert {what for what, answer in told.items() if answer} == named
+    assert SMALL_WORLD.categories[told["category"] - 1] == "cat"
+    assert STYLES[told["style"] - 1] == "oil"
+    assert WORN[told["worn"] - 1] == "crown"
+    assert told["turn"] == 1  # left
+
+
+def test_all_that_a_grammar_names_is_a_question_of_the_text_encoder(scenes):
+    said = frozenset().union(*(words.named for *_, words in scenes("training", 400)))
+    assert set(QUESTIONS) == said - {"third color"}
+
+
+def test_easy_drawings_come_first_and_end():
+    stage = Stage(1000, 32, 1.0, 1.0)
+    shares = [easy_share(step, stage) for step in range(1000)]
+    assert set(shares[:200]) == {0.8}
+    assert set(shares[500:]) == {0.0}
+    assert shares == sorted(shares, reverse=True)
+    drawings = Drawings(world=SMALL_WORLD, easy=True)
+    easy = [drawings.scene(i)[1] for i in range(50)]
+    assert all(scene.worn is None and scene.second is None and scene.pose.turn == 0 for scene in easy)
+    assert {scene.style.name for scene in easy} > {"plain"}
+
+
+def test_the_text_encoder_learns_to_read(tmp_path):
+    make_tokenizer(tmp_path, samples=200)
+    preset = replace(PRESETS["cpu"], text_encoder=Stage(30, 24, 2e-3, 2e-3, warmup=2, decay=0.5, average=0.9))
+    train_text_encoder(preset, tmp_path, tmp_path, Accelerator(cpu=True))
+    curve = [json.loads(line) for line in (tmp_path / "text_encoder.curve.jsonl").read_text().splitlines()]
+    assert curve[-1]["loss"] < 0.9 * np.log(25)  # a running mean; it begins at chance
+    encoder = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
+    ids = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")(["a cat", "a cat on the beach"], padding="max_length")
+    pooled = encoder(input_ids=torch.tensor(ids.input_ids)).pooler_output
+    assert not torch.allclose(pooled[0], pooled[1])
 
 
 def test_a_world_lists_the_words_that_it_uses():

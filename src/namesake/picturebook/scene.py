@@ -121,6 +121,14 @@ def sample_second(rng: np.random.Generator, split: str, world: World, relation: 
     return Second(concept(number_of(split, name, int(rng.integers(2000)))), relation, bool(rng.integers(2)))
 
 
+def sample_easy_scene(rng: np.random.Generator, world: World = FULL_WORLD) -> Scene:
+    """A scene that a model learns from first: one large thing, upright, in the middle, half in the studio, mostly plain."""
+    place = "studio" if rng.uniform() < 0.5 else world.places[rng.integers(len(world.places))]
+    style = sample_style(rng, "plain" if rng.uniform() < 0.7 else None)
+    scale, x, y = (float(rng.uniform(*ends)) for ends in ((1.05, 1.35), (-4, 4), (-2, 2)))
+    return Scene(place, style, Pose(scale=scale, x=x, y=y), seed=int(rng.integers(2**31)))
+
+
 def sample_scene(rng: np.random.Generator, split: str = "training", world: World = FULL_WORLD) -> Scene:
     """A scene as training sees them: a quarter in the studio, a quarter with something worn, a fifth with a second thing."""
     place = "studio" if rng.uniform() < 0.25 else world.places[rng.integers(len(world.places))]

@@ -86,13 +86,13 @@ class Preset:
 
 _CPU = Preset(
     world=SMALL_WORLD,
-    drawings=60_000,
+    drawings=120_000,
     autoencoder=Stage(2_200, 24, 2e-3, 1e-3, decay=0.5, average=0.99),
     decoder=Stage(3_000, 16, 1e-3, 5e-4, decay=0.7, average=0.99),
     text_encoder=Stage(1_000, 96, 2e-3, 2e-3, decay=0.5, average=0.99),
     unet=Stage(20_000, 32, 3e-3, 1e-3, 2e-4, warmup=200, sheet_every=600),
     image_encoder=Stage(2_500, 64, 2e-3, 1e-3, decay=0.6),
-    judge_drawings=200_000,
+    judge_drawings=80_000,
     judge_minutes=60,
 )
 PRESETS: dict[str, Preset] = {
@@ -281,7 +281,7 @@ def run_stage(
     model: nn.Module,
     optimizer: MuonAndAdamW,
     loss: Callable[[nn.Module, Any], tuple[Tensor, dict[str, float]]],
-    batches: Callable[[np.random.Generator, int], Any],
+    batches: Callable[[np.random.Generator, int, int], Any],
     folder: Path,
     accelerator: Accelerator,
     sheet: Callable[[nn.Module, int], dict[str, float]] | None = None,
@@ -291,7 +291,7 @@ def run_stage(
 
     Args:
         loss: (model, batch) -> (scalar, figures to show).
-        batches: (generator, count) -> one process's batch; the generator is a function of seed, stage, step and process.
+        batches: (generator, count, step) -> one process's batch; the generator is a function of seed, stage, step and process.
         sheet: called with the averaged model at intervals by the main process; writes pictures, returns figures for the curve.
     """
     from rich.progress import (
@@ -349,7 +349,7 @@ def run_stage(
         while step < stage.steps:
             rng = np.random.default_rng([seed, sum(name.encode()), step, accelerator.process_index])
             torch.manual_seed(int(rng.integers(2**63 - 1)))
-            batch = batches(rng, share)
+            batch = batches(rng, share, step)
             with torch.autocast(accelerator.device.type, torch.bfloat16):
                 value, seen = loss(wrapped, batch)
             value.backward()
@@ -461,7 +461,7 @@ def train_autoencoder(
         module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("conv_in.weight", "conv_out.weight")
     )
 
-    def batches(rng: np.random.Generator, count: int) -> Tensor:
+    def batches(rng: np.random.Generator, count: int, step: int) -> Tensor:
         whole = decoder_only or rng.uniform() < 0.25
         chosen = pictures[rng.integers(len(pictures), size=max(1, count // 4) if whole else count)]
         if whole:
@@ -503,8 +503,8 @@ def normalize_latents(vae: Any, pictures: Tensor) -> None:
 
 
 @torch.no_grad()
-def encode_ahead(work: Path, model: Path, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """Latents (posterior means, fp16 `[N, 8, 16, 16]`) and token ids (`[N, 48]`) of all drawings.
+def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """Latents (posterior means, fp16 `[N, 8, 16, 16]`) and token ids (`[N, 48]`) of all drawings of a folder.
 
     Every shard is encoded once, by one of the processes, and kept beside its drawings as `NNNN.latents.npy`.
     """
@@ -512,7 +512,7 @@ def encode_ahead(work: Path, model: Path, accelerator: Accelerator) -> tuple[Ten
     from rich.progress import track
     from transformers import CLIPTokenizer
 
-    shards = sorted((work / "drawings").glob("????.json"))
+    shards = sorted(folder.glob("????.json"))
     todo = [shard for shard in shards if not shard.with_suffix(".latents.npy").exists()]
     mine = todo[accelerator.process_index :: accelerator.num_processes]
     vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(
@@ -613,7 +613,7 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
     module = _Reading(make_text_encoder(tokenizer), len(preset.world.categories) + 1).to(accelerator.device)
     optimizer = MuonAndAdamW(module.named_parameters(), stage.lr_matrix, stage.lr_rest)
 
-    def batches(rng: np.random.Generator, count: int) -> tuple[Tensor, ...]:
+    def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, ...]:
         scenes = [drawings.scene(int(i)) for i in rng.integers(2**31, size=count)]
         ids = tokenizer(
             [c.text for *_, c in scenes],
@@ -640,13 +640,18 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
         cast(Any, averaged).text.to("cpu", torch.float16).save_pretrained(model / "text_encoder")
 
 
+def easy_share(step: int, stage: Stage) -> float:
+    """The share of easy drawings at a step: 80 % in the first fifth of the stage, falling to none at its half."""
+    return 0.8 * float(np.clip((1 / 2 - step / stage.steps) / (1 / 2 - 1 / 5), 0, 1))
+
+
 def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
     """U-Net and text encoder together on latents from disk: v-prediction, logit-normal timesteps, one prompt in ten empty."""
     from safetensors.torch import load_file
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-    latents, ids = encode_ahead(work, model, accelerator)
+    sets = [encode_ahead(work / folder, model, accelerator) for folder in ("drawings", "easy")]
     unet, text = make_unet(), make_text_encoder(tokenizer)
     if not (work / "unet.ckpt").exists():
         if (model / "text_encoder").exists():
@@ -663,10 +668,11 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
         module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain, ("text.",), stage.lr_gentle, ns_steps=4
     )
 
-    def batches(rng: np.random.Generator, count: int) -> tuple[Tensor, ...]:
-        chosen = rng.integers(len(latents), size=count)
-        z = latents[chosen].float()
-        words = ids[chosen].clone()
+    def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, ...]:
+        easy = rng.binomial(count, easy_share(step, stage))
+        picked = [(pool, rng.integers(len(pool[0]), size=n)) for pool, n in zip(sets, (count - easy, easy), strict=True)]
+        z = torch.cat([latents[chosen] for (latents, _), chosen in picked]).float()
+        words = torch.cat([ids[chosen] for (_, ids), chosen in picked])
         words[torch.from_numpy(rng.uniform(size=count) < 0.1)] = empty
         t = torch.from_numpy((1000 / (1 + np.exp(-rng.normal(0.3, 1.0, count)))).astype(np.int64).clip(0, 999))
         return tuple(x.to(accelerator.device) for x in (z, words, t))
@@ -800,7 +806,7 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     )
 
-    def batches(rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+    def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, Tensor]:
         chosen = rng.integers(len(pictures), size=count)
         return torch.from_numpy(pictures[chosen]).to(accelerator.device), pooled[chosen].to(accelerator.device)
 
@@ -844,7 +850,10 @@ def write_index(model: Path, world: World) -> None:
 
 
 def _drawn(preset: Preset, work: Path) -> Iterator[int]:
-    yield from draw_ahead(work / "drawings", preset.drawings, world=preset.world)
+    for done in draw_ahead(work / "easy", preset.drawings // 3, world=preset.world, seed=77, easy=True):
+        yield done
+    for more in draw_ahead(work / "drawings", preset.drawings, world=preset.world):
+        yield done + more
 
 
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
@@ -883,7 +892,7 @@ def main(
             from rich.progress import Progress
 
             with Progress() as progress:
-                task = progress.add_task("drawings", total=recipe.drawings)
+                task = progress.add_task("drawings", total=recipe.drawings + recipe.drawings // 3)
                 for done in _drawn(recipe, work):
                     progress.update(task, completed=done)
         elif name in ("autoencoder", "decoder"):
