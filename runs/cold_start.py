@@ -7,7 +7,8 @@ Settings are chosen on other concepts, one at a time:
 
     python runs/cold_start.py --split tuning --steps 12,50 --vary offset_rate=0.002,0.005,0.01
 
-Concepts that are measured already are kept, so the run can be stopped and taken up again. Writes one JSON file and one
+Two processes share the work with `--part 0/2` and `--part 1/2`; the same command without a part then finds all measured and
+writes the tables. Concepts that are measured already are kept, so the run can be stopped and taken up again. Writes one JSON file and one
 sheet for each concept and `summary.json` into the folder, and prints the tables.
 """
 
@@ -29,6 +30,7 @@ def main(
     seeds: int = 2,
     model: str = "picturebook",
     judge: Path | None = None,
+    part: str = "0/1",
 ) -> None:
     """Measure the cold start with and without the dual path."""
     from importlib.resources import files
@@ -72,6 +74,7 @@ def main(
             split=split,
             seeds=seeds,
             settings={name: asdict(one) for name, one in settings.items()},
+            part=(int(part.split("/")[0]), int(part.split("/")[1])),
             progress=lambda done, total: progress.update(bar, completed=done),
         )
     (out / "summary.json").write_text(json.dumps(summary(results), indent=1) + "\n")

@@ -349,12 +349,14 @@ def measure(
     seeds: int = 2,
     steps: int = 15,
     settings: Mapping[str, Any] | None = None,
+    part: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure arms on some concepts; each concept's figures and sheet are written as soon as they are known.
 
     A concept whose file is there already, of the same model, arms and settings, is not measured again; `settings` are
-    whatever the arms were made with, in values that JSON can hold.
+    whatever the arms were made with, in values that JSON can hold. `part` (k, n) takes every n-th concept from the k-th
+    on, so that n processes can share the work and a last one without parts finds all of it done.
     """
     from namesake.edits import sketch
     from namesake.sheet import contact_sheet, save_png
@@ -364,7 +366,7 @@ def measure(
     key = mark.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     results = []
-    made = chosen(split, world, concepts)
+    made = chosen(split, world, concepts)[part[0] :: part[1]]
     for place, one in enumerate(made):
         path = folder / f"{one.number}.json"
         known = json.loads(path.read_text()) if path.exists() else {}
