@@ -641,8 +641,11 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
 
 
 def easy_share(step: int, stage: Stage) -> float:
-    """The share of easy drawings at a step: 80 % in the first fifth of the stage, falling to none at its half."""
-    return 0.8 * float(np.clip((1 / 2 - step / stage.steps) / (1 / 2 - 1 / 5), 0, 1))
+    """The share of easy drawings at a step: 80 % in the first half of the stage, then falling to 30 % at its end.
+
+    Where it fell to none at the half, the loss that a wrong category costs stopped growing as it fell (LOG.md).
+    """
+    return 0.8 - 0.5 * max(0.0, 2 * step / stage.steps - 1)
 
 
 def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
