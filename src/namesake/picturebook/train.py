@@ -783,21 +783,14 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
     """The image encoder learns by CLIP's loss to meet the frozen text encoder's pooled output."""
     from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
-    pictures, texts = read_ahead(work / "drawings")
+    both = [read_ahead(work / folder) for folder in ("drawings", "easy")]
+    pictures, texts = np.concatenate([p for p, _ in both]), [text for _, told in both for text in told]
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-    text = (
-        CLIPTextModel.from_pretrained(model / "text_encoder")
-        .to(accelerator.device, torch.float32)
-        .eval()
-        .requires_grad_(False)
-    )  # type: ignore[arg-type]
-    with torch.no_grad():
-        ids = tokenizer(
-            texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
-        ).input_ids
-        pooled = torch.cat(
-            [text(input_ids=chunk.to(accelerator.device)).pooler_output.cpu() for chunk in ids.split(500)]
-        )
+    ids = tokenizer(
+        texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+    ).input_ids
+    text: Any = CLIPTextModel.from_pretrained(model / "text_encoder")
+    text.to(accelerator.device, torch.float32).eval().requires_grad_(False)
     encoder = make_image_encoder()
     module = encoder.to(accelerator.device)  # type: ignore[arg-type]
     stage = preset.image_encoder
@@ -811,7 +804,9 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
 
     def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, Tensor]:
         chosen = rng.integers(len(pictures), size=count)
-        return torch.from_numpy(pictures[chosen]).to(accelerator.device), pooled[chosen].to(accelerator.device)
+        with torch.no_grad():
+            pooled = text(input_ids=ids[chosen].to(accelerator.device)).pooler_output
+        return torch.from_numpy(pictures[chosen]).to(accelerator.device), pooled
 
     def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
         seen = module(pixel_values=(batch[0].permute(0, 3, 1, 2).float() / 255 - mean) / std).image_embeds.float()
