@@ -9,7 +9,8 @@ from namesake.backbone import Backbone
 from namesake.edits import LowRankEdit, SecondPath, TokenEdit
 from namesake.errors import Refusal
 from namesake.generate import generate
-from namesake.methods.cold_start import ColdStart, Examples, _moved, class_of, personalize
+from namesake.methods.cold_start import ColdStart, class_of, personalize
+from namesake.train.examples import Examples, _moved
 from namesake.train.fit import dice
 
 
@@ -65,7 +66,7 @@ def test_the_class_is_a_word_for_a_thing_or_object_with_a_warning(backbone, pict
 def test_every_picture_is_seen_alike_in_sentences_that_the_model_knows(backbone, monkeypatch):
     chance = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=chance)
-    examples = Examples.of(backbone, pictures, "<it>", None, ColdStart(), 0)
+    examples = Examples.of(backbone, pictures, "<it>", None, 4)
     assert torch.equal(examples.latents, backbone.encode(pictures))
     counts = torch.zeros(3)
     for step in range(6):
@@ -77,7 +78,7 @@ def test_every_picture_is_seen_alike_in_sentences_that_the_model_knows(backbone,
     assert counts.tolist() == [8.0, 8.0, 8.0]
     strange = lambda prompt: ["picture"] if "picture" in prompt else []  # noqa: E731
     monkeypatch.setattr(backbone, "unknown_words", strange)
-    known = Examples.of(backbone, pictures, "<it>", None, ColdStart(), 0).prompts
+    known = Examples.of(backbone, pictures, "<it>", None, 4).prompts
     assert known
     assert not any("picture" in prompt for prompt in known)
 
@@ -88,13 +89,13 @@ def test_shifted_variants_and_masks_move_together(backbone):
     mask = picture[..., 0] > 0
     assert (_moved(picture, 3, -2)[0, 14:46, 19:51] == 255).all()
     assert _moved(picture, 3, -2).sum() == picture.sum()
-    examples = Examples.of(backbone, picture, "<it>", mask, ColdStart(shift=0.1), 0)
+    examples = Examples.of(backbone, picture, "<it>", mask, 4, shift=0.1)
     assert examples.latents.shape[0] == examples.masks.shape[0] == 8
     assert examples.masks.sum(dim=(1, 2, 3)).tolist() == [16.0] * 8
     assert not torch.equal(*examples.masks[[0, 3]])
     assert examples.batch(0, dice(0, 0)).mask.shape == (4, 1, 8, 8)
     with pytest.raises(Refusal, match="mask is empty"):
-        Examples.of(backbone, picture, "<it>", torch.zeros_like(mask), ColdStart(), 0)
+        Examples.of(backbone, picture, "<it>", torch.zeros_like(mask), 4)
 
 
 def test_what_cannot_be_learned_is_refused(backbone, pictures):

@@ -514,8 +514,16 @@ class Backbone:
 
 
 def _embed(encoder: Any, pictures: UInt8[Tensor, "B H W 3"], extractor: Any) -> Float[Tensor, "B P"]:
-    """CLIP's image embedding, fp32. Resized and cropped here: torchvision's and Pillow's processors differ slightly,
-    and an embedding must not depend on which one is installed."""
+    """CLIP's image embedding, fp32."""
+    pixels = clip_pixels(encoder, pictures, extractor)
+    if hasattr(encoder, "get_image_features"):
+        return _features(encoder.get_image_features(pixel_values=pixels)).float()
+    return encoder(pixel_values=pixels).image_embeds.float()
+
+
+def clip_pixels(encoder: Any, pictures: UInt8[Tensor, "B H W 3"], extractor: Any) -> Float[Tensor, "B 3 S S"]:
+    """What a CLIP image encoder reads, in its precision. Resized and cropped here: torchvision's and Pillow's
+    processors differ slightly, and an embedding must not depend on which one is installed."""
     from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
     side = getattr(encoder.config, "vision_config", encoder.config).image_size
@@ -530,11 +538,7 @@ def _embed(encoder: Any, pictures: UInt8[Tensor, "B H W 3"], extractor: Any) -> 
         sides = (max(side, round(height * ratio)), max(side, round(width * ratio)))
         floats = F.interpolate(floats, sides, mode="bicubic", antialias=True).round().clamp(0, 255)
     top, left = (floats.shape[2] - side) // 2, (floats.shape[3] - side) // 2
-    pixels = (floats[:, :, top : top + side, left : left + side] / 255 - mean) / std
-    pixels = pixels.to(encoder.dtype)
-    if hasattr(encoder, "get_image_features"):
-        return _features(encoder.get_image_features(pixel_values=pixels)).float()
-    return encoder(pixel_values=pixels).image_embeds.float()
+    return ((floats[:, :, top : top + side, left : left + side] / 255 - mean) / std).to(encoder.dtype)
 
 
 def _features(output: Any) -> Tensor:

@@ -30,10 +30,9 @@ STORED = {"F16", "BF16", "F32", "F64"}
 
 
 def save(edit: Edit, path: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write an edit, its tensors in `dtype` (a tensor that overflows it, in fp32): beside, then renamed.
+    """Write an edit, its tensors in `dtype` (a tensor that overflows it, in fp32), whole or not at all.
 
-    So there is the whole file or what was there before. Refused: an edit for a batch, values that are not finite, a
-    place that cannot be written, a full disk.
+    Refused: an edit for a batch, values that are not finite, a place that cannot be written, a full disk.
     """
     import safetensors.torch
 
@@ -53,7 +52,15 @@ def save(edit: Edit, path: Path, dtype: torch.dtype = torch.float16) -> None:
         _check_strings(json.loads(text))
     except (TypeError, ValueError) as reason:
         raise Refusal(f"The concept's settings cannot be kept in a file: {reason}.") from None
-    data = safetensors.torch.save(tensors, {"namesake": text})
+    write(safetensors.torch.save(tensors, {"namesake": text}), path, "concept")
+
+
+def write(data: bytes, path: Path, what: str) -> None:
+    """Write a file beside its place and rename it: there is the whole file or what was there before.
+
+    Raises:
+        Refusal: the place cannot be written, or the disk is full; `what` names the thing in the sentence.
+    """
     beside = path.absolute().parent / f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part"
     try:
         with open(beside, "xb") as file:
@@ -62,7 +69,7 @@ def save(edit: Edit, path: Path, dtype: torch.dtype = torch.float16) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as reason:
-        raise Refusal(f"The concept cannot be written to {path}: {reason.strerror}; choose another place.") from None
+        raise Refusal(f"The {what} cannot be written to {path}: {reason.strerror}; choose another place.") from None
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()

@@ -31,7 +31,8 @@ class Batch:
     """What one step looks at.
 
     latents: scaled, of clean pictures. prompts: one for each row. weight: of each row in the loss, by default alike.
-    mask: where the loss counts, 0..1, by default everywhere. pictures: what an encoder sees of each row.
+    mask: where the loss counts, 0..1, by default everywhere. pictures: what an encoder sees of each row. origin: rows
+    of one number are views of one picture; by default each row is a picture of its own.
     """
 
     latents: Float[Tensor, "B C h w"]
@@ -39,6 +40,7 @@ class Batch:
     weight: Float[Tensor, "B"] | None = None
     mask: Float[Tensor, "B 1 h w"] | None = None
     pictures: UInt8[Tensor, "B H W 3"] | None = None
+    origin: Int[Tensor, "B"] | None = None
 
 
 class EditModule(nn.Module):

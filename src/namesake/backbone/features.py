@@ -1,0 +1,123 @@
+"""What the frozen networks see in a picture, place by place: the input of an encoder that predicts a concept."""
+
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from namesake.backbone.backbone import Backbone, TextStates, clip_pixels
+from namesake.backbone.load import quiet
+from namesake.edits import bypassed
+from namesake.errors import Refusal
+
+VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # DATE, appendix A
+OWN = "own"
+
+
+class Features:
+    """Spatial features of pictures from the last layers of two frozen networks (DATE, appendix A).
+
+    The one is a CLIP image encoder: the tokens of its last layer, without the class token. The other is the encoder
+    half of the model's own U-Net, down to the middle block where the way up begins, told the empty prompt. It runs once
+    on the reference latent with a little noise. Ours, where the paper is silent: the timestep is fixed, and so is the
+    noise (one draw for all pictures), so that the features depend on the picture alone and can be kept.
+
+    Args:
+        backbone: the model. Inside `edited` its base is asked, without the edit.
+        image_encoder: "own" (the model's, aligned with its text), a hub id, or a folder; by default the model's own, and
+            for a model without one ViT-H/14, which DATE uses. From the hub's cache only, since 4 GB should not come
+            unasked.
+        timestep: of the reference latent, as a share of the schedule, 0 (hardly any noise) to 1.
+
+    Attributes:
+        image_encoder: the name of the image encoder: "own", a hub id or a folder.
+        widths: channels of the two maps.
+    """
+
+    def __init__(self, backbone: Backbone, image_encoder: str | None = None, timestep: float = 0.1) -> None:
+        if not 0 <= timestep <= 1:
+            raise Refusal(f"The features' timestep is {timestep}; a share of the schedule from 0 to 1 is wanted.")
+        self.backbone = backbone
+        self.image_encoder = image_encoder or (OWN if backbone._own_eye else VIT_H)
+        self._eye = _eye(backbone, self.image_encoder)
+        self.timestep = min(round(timestep * backbone.train_timesteps), backbone.train_timesteps - 1)
+        self.widths: tuple[int, int] = (
+            self._eye.config.hidden_size,
+            backbone.unet.config.block_out_channels[-1],
+        )
+        self._empty: TextStates | None = None
+
+    def __call__(
+        self, pictures: UInt8[Tensor, "B H W 3"], latents: Float[Tensor, "B C h w"]
+    ) -> tuple[Float[Tensor, "B _C1 _h1 _w1"], Float[Tensor, "B _C2 _h2 _w2"]]:
+        """The two maps of some pictures and their scaled latents, fp32 and without a graph."""
+        return self.image(pictures), self.reference(latents)
+
+    @torch.no_grad()
+    def image(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
+        """The image encoder's last layer: a vector for each patch of the picture's middle square."""
+        extractor = getattr(self.backbone.pipeline, "feature_extractor", None) if self.image_encoder == OWN else None
+        pixels = clip_pixels(self._eye, pictures, extractor)
+        places = self._eye(pixel_values=pixels).last_hidden_state[:, 1:].float()
+        side = isqrt(places.shape[1])
+        return places.transpose(1, 2).unflatten(2, (side, side))
+
+    def reference(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B _C _h _w"]:
+        """The U-Net's encoder half on reference latents, at the fixed timestep and with the fixed noise."""
+        chance = torch.Generator().manual_seed(0)  # on the CPU, so that every device draws the same
+        noise = torch.randn(latents.shape[1:], generator=chance).to(latents).expand_as(latents)
+        timesteps = torch.full((len(latents),), self.timestep, device=latents.device)
+        return self.denoiser(self.backbone.add_noise(latents, noise, timesteps), timesteps)
+
+    @torch.no_grad()
+    def denoiser(self, noisy: Float[Tensor, "B C h w"], timesteps: Int[Tensor, "B"]) -> Float[Tensor, "B _C _h _w"]:
+        """The U-Net's encoder half on noisy latents, told the empty prompt; nothing after the middle block is run."""
+        seen: list[Tensor] = []
+
+        def leave(module: nn.Module, args: Any, output: Tensor) -> None:
+            seen.append(output.float())
+            raise _Enough
+
+        with bypassed(self.backbone):
+            if self._empty is None or self._empty.states.device != self.backbone.device:
+                self._empty = self.backbone.against("", self.backbone.text([""]))
+            # Leaving by an exception, and not a copy of the U-Net's forward: that differs from version to version.
+            hook = self.backbone.unet.mid_block.register_forward_hook(leave)
+            try:
+                self.backbone.denoise(noisy, timesteps, self._empty.rows([0] * len(noisy)))
+            except _Enough:
+                pass
+            finally:
+                hook.remove()
+        if not seen:
+            raise Refusal("The U-Net is compiled and hides its middle block; use the model before compiling it.")
+        return seen[0]
+
+
+class _Enough(Exception):
+    """What is wanted of the U-Net has been seen."""
+
+
+def _eye(backbone: Backbone, name: str) -> Any:
+    """The image encoder of a name, frozen, on the model's device."""
+    if name == OWN:
+        if not backbone._own_eye:
+            raise Refusal(f"The model {backbone.name} has no image encoder of its own; name one, such as {VIT_H}.")
+        return backbone.pipeline.image_encoder
+    with quiet():
+        from transformers import CLIPVisionModel
+
+        try:
+            eye = CLIPVisionModel.from_pretrained(
+                name, use_safetensors=True, local_files_only=True, dtype=backbone.dtype
+            )
+        except (OSError, ValueError):
+            where = "holds no CLIP image encoder" if Path(name).is_dir() else "is not in the hub's cache"
+            raise Refusal(
+                f"The image encoder {name} {where}; fetch it first (hf download {VIT_H}), or name another."
+            ) from None
+    nn.Module.to(eye, backbone.device)
+    return eye.eval().requires_grad_(False)

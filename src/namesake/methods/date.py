@@ -1,0 +1,540 @@
+"""DATE: one look at one picture gives a word and offsets of the weights, and a dozen steps make them fit.
+
+Arar et al., "Domain-Agnostic Tuning-Encoder for Fast Personalization of Text-To-Image Models" (SIGGRAPH Asia 2023).
+There is no code by its authors. Where its formulas are:
+
+    equation 1  denoising loss                           `namesake.train.fit.loss_of`
+    equation 2  nearest-neighbour contrastive loss       `contrastive_loss`
+    section 3.2 L2 on the word                           `norm_penalty`
+    figure 4    cosine to the nearest word               `nearest_loss`
+    equation 3  dual path                                `namesake.edits.SecondPath`; the hard word: `hard_word`
+    equation 4  W' = W + A B, and its scale              `namesake.nets.encoder.Hypernetwork`, `namesake.edits.LowRankEdit`
+    appendix A  L2 on the offsets                        `offset_penalty`
+    section 3.4 L2 to the encoder's prediction           `namesake.train.fit.TunedEdit`
+
+What the paper leaves open, and what is ours: the sizes of the networks and their form (`namesake.nets.encoder`), rank,
+temperature, number of neighbours and all weights of the losses (`Date`); the features see the reference once, at a
+fixed low timestep (`namesake.backbone.features`); the word starts at a neutral base word; logits of equation 2 are
+cosines, since the raw products of Stable Diffusion's words, whose norm is 0.4, are flat at the usual temperature; the
+penalties are relative to the size of real words and of the model's weights, so that they mean the same on every model;
+the hard word is searched once, from the prediction, among whole words; anchors, batch and schedule of tuning (`Tuning`).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from namesake.backbone import Backbone
+from namesake.backbone.features import Features
+from namesake.edits import Edit, LowRankEdit, SecondPath, Site, TokenEdit, about, check_word, sketch
+from namesake.edits.base import embedding, same_base
+from namesake.edits.file import write
+from namesake.errors import Refusal
+from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
+from namesake.train.examples import Examples
+from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit
+
+REGULARIZERS = ("contrastive", "nearest", "norm", "none")
+FORMAT = 1
+ENTRY = "namesake encoder"  # of the file's metadata
+
+
+# The losses
+
+
+def nearest_words(words: Float[Tensor, "B E"], real: Float[Tensor, "V E"], count: int) -> Int[Tensor, "B _K"]:
+    """N(v*) of equation 2: which `count` of the real words are nearest to each word by cosine, nearest first."""
+    with torch.no_grad():
+        return (F.normalize(words, dim=-1) @ F.normalize(real, dim=-1).T).topk(count, dim=-1).indices
+
+
+def contrastive_loss(
+    words: Float[Tensor, "B E"],
+    real: Float[Tensor, "V E"],
+    origin: Int[Tensor, "B"],
+    others: Float[Tensor, "M E"] | None = None,
+    other_origin: Int[Tensor, "M"] | None = None,
+    *,
+    neighbours: int = 4,
+    temperature: float = 0.07,
+    cosine: bool = True,
+) -> Float[Tensor, ""]:
+    """The nearest-neighbour contrastive loss (equation 2), the mean over the batch of
+
+        -log  sum_N exp(v . T / tau) / (sum_N exp(v . T / tau) + sum_v' exp(v . v' / tau)).
+
+    It pulls each word v to the real words T nearest to it and pushes it from the words v' of other pictures. Views of
+    the same picture are no negatives; a word without negatives has a loss of 0. Gradients reach v and v'.
+
+    Args:
+        words: v, one for each row.
+        real: the real words' vectors; no gradient reaches them.
+        origin: rows of one number show the same picture.
+        others, other_origin: where v' come from and their pictures, by default the batch itself. Several processes
+            give the words of all of them; the mean of their losses is then that of one process.
+        neighbours: size of N, 1..V.
+        temperature: tau, above 0.
+        cosine: logits are cosines, -1..1 before tau; False takes the products as the formula is written.
+    """
+    if others is None or other_origin is None:
+        others, other_origin = words, origin
+    near = real[nearest_words(words, real, neighbours)].detach()
+    if cosine:
+        words, near, others = (F.normalize(vectors, dim=-1) for vectors in (words, near, others))
+    positive = torch.einsum("be,bke->bk", words, near) / temperature
+    negative = (words @ others.T / temperature).masked_fill(origin[:, None] == other_origin, -torch.inf)
+    both = torch.cat([positive, negative], dim=1)
+    return (both.logsumexp(dim=1) - positive.logsumexp(dim=1)).mean()
+
+
+def nearest_loss(words: Float[Tensor, "B E"], real: Float[Tensor, "V E"]) -> Float[Tensor, ""]:
+    """The alternative of figure 4, after VQGAN's codebook: 1 - cosine to the nearest real word, 0..2, mean."""
+    near = real[nearest_words(words, real, 1)[:, 0]].detach()
+    return (1 - F.cosine_similarity(words, near, dim=-1)).mean()
+
+
+def norm_penalty(words: Float[Tensor, "... E"], size: float) -> Float[Tensor, ""]:
+    """L2 on the words (section 3.2): the mean of |v|^2 / (E size^2), where `size` is the root mean square coordinate of
+    the real words; so 1 for a word as long as they are."""
+    return (words / size).square().mean()
+
+
+def offset_penalty(low: LowRankEdit, sizes: Mapping[str, float]) -> Float[Tensor, ""]:
+    """L2 on the offsets (appendix A): the mean over rows and sites of |(alpha / r) A B|^2 / |W|^2.
+
+    |A B|^2 = tr(A'A BB'), so no offset is formed. `sizes` gives |W|^2 by site path.
+    """
+    strayed = []
+    for path, (down, up) in low.factors.items():
+        square = ((up.mT @ up) * (down @ down.mT)).sum(dim=(-2, -1)).mean()
+        strayed.append((low.alpha / down.shape[-2]) ** 2 / sizes[path] * square)
+    return torch.stack(strayed).mean()
+
+
+# Words
+
+
+def real_vectors(backbone: Backbone) -> tuple[Float[Tensor, "V _E"], ...]:
+    """The embeddings of the model's real words for each text encoder, fp32, in the order of `real_words`."""
+    ids = [word.ids for word in backbone.real_words()]
+    return tuple(
+        embedding(encoder).detach()[[one[number] for one in ids]].float()
+        for number, encoder in enumerate(backbone.text_encoders)
+    )
+
+
+def hard_word(backbone: Backbone, vectors: tuple[Float[Tensor, "n _E"], ...]) -> str:
+    """v_h of equation 3: for each vector of a word the real word nearest by cosine (the mean over text encoders)."""
+    near: Tensor | float = 0.0
+    for own, real in zip(vectors, real_vectors(backbone), strict=True):
+        near = near + F.normalize(own.to(real), dim=-1) @ F.normalize(real, dim=-1).T
+    assert isinstance(near, Tensor)
+    words = backbone.real_words()
+    return " ".join(words[place].text for place in near.argmax(dim=-1).tolist())
+
+
+# The encoder
+
+
+@dataclass(frozen=True)
+class Date:
+    """Settings of an encoder and its pre-training; they are kept in its file. Defaults suit Stable Diffusion.
+
+    vectors: of a word, 1..4. rank: of the offsets, 0 (none: no hypernetwork) to 64; their alpha equals it. base_word:
+    where words start, one token of the model. width, blocks, layers: of the networks (`namesake.nets.encoder`).
+    image_encoder, timestep: see `Features`. regularizer: of the word (figure 4): "contrastive" (equation 2), "nearest"
+    (cosine to the nearest word), both with L2 on the norm; "norm" (L2 alone); "none". neighbours, temperature, cosine:
+    see `contrastive_loss` (the values of ReVersion, which the paper follows there). word_weight: of the contrastive or
+    nearest loss. norm_weight, offset_weight: of `norm_penalty` and `offset_penalty`.
+    """
+
+    vectors: int = 1
+    rank: int = 4
+    base_word: str = "object"
+    width: int = 512
+    blocks: int = 2
+    layers: int = 2
+    image_encoder: str | None = None
+    timestep: float = 0.1
+    regularizer: str = "contrastive"
+    neighbours: int = 4
+    temperature: float = 0.07
+    cosine: bool = True
+    word_weight: float = 1e-2
+    norm_weight: float = 1e-3
+    offset_weight: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("vectors", 1, 4),
+            ("rank", 0, 64),
+            ("width", 32, 4096),
+            ("blocks", 0, 16),
+            ("layers", 1, 16),
+            ("timestep", 0, 1),
+            ("neighbours", 1, 1000),
+            ("temperature", 1e-4, 1e4),
+            ("word_weight", 0, 1e6),
+            ("norm_weight", 0, 1e6),
+            ("offset_weight", 0, 1e6),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise Refusal(
+                    f"The encoder's {name} is {getattr(self, name)}; a number from {low} to {high} is wanted."
+                )
+        if self.regularizer not in REGULARIZERS:
+            raise Refusal(f"The regularizer is '{self.regularizer}'; one of {', '.join(REGULARIZERS)} is wanted.")
+
+    def network(self, backbone: Backbone, seed: int = 0) -> "DateEncoder":
+        """A new encoder for a model; `seed` is of its first weights."""
+        return DateEncoder(backbone, self, seed=seed)
+
+
+class DateEncoder(EditModule):
+    """DATE's encoder: from pictures to words and offsets, an edit with one of each for each row.
+
+    Its parameters are exactly the trained ones (`trunk`, `embedder`, `hyper`); the frozen networks stand aside in
+    `features`. It makes the soft path alone: the blend is 1 in pre-training. The networks compute in fp32.
+
+    Args:
+        backbone: the model it is for.
+        settings: see `Date`.
+        seed: of its first weights.
+        weights: in the place of new ones; a Refusal where they do not fit.
+
+    Attributes:
+        word: the placeholder of the edits it makes.
+    """
+
+    def __init__(
+        self, backbone: Backbone, settings: Date, seed: int = 0, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.features = Features(backbone, settings.image_encoder, settings.timestep)
+        self.settings = settings = replace(settings, image_encoder=self.features.image_encoder)
+        self.word = "<it>"
+        self.about = about(backbone, "DATE", encoder=asdict(settings))
+        self.real = real_vectors(backbone)
+        if len(self.real[0]) < settings.neighbours:
+            raise Refusal(
+                f"The model {backbone.name} has {len(self.real[0])} whole words, fewer than the {settings.neighbours} "
+                "neighbours of the loss; ask for fewer."
+            )
+        self.sizes = [real.square().mean().sqrt().item() for real in self.real]
+        self.squares = {
+            site.path: backbone.unet.get_submodule(site.path).weight.detach().float().square().sum().item()
+            for site in backbone.sites
+        }
+        self._origin: Tensor | None = None
+        base = [
+            embedding(encoder)[_token(tokenizer, settings.base_word)].detach().expand(settings.vectors, -1)
+            for tokenizer, encoder in zip(backbone.tokenizers, backbone.text_encoders, strict=True)
+        ]
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if weights is None else "meta"):
+            torch.default_generator.manual_seed(seed)
+            self.trunk = Trunk(self.features.widths, settings.width, settings.blocks)
+            self.embedder = TokenEmbedder(settings.width, base, self.sizes)
+            self.hyper = (
+                Hypernetwork(backbone.sites, settings.width, settings.rank, settings.layers) if settings.rank else None
+            )
+        if weights is not None:
+            wanted = {name: tensor.shape for name, tensor in self.state_dict().items()}
+            if wanted != {name: tensor.shape for name, tensor in weights.items()}:
+                raise Refusal(
+                    f"The encoder has other weights than the model {backbone.name} needs; use it with its own base model."
+                )
+            self.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+        self.to(backbone.device)
+
+    def forward(self, batch: Batch) -> Edit:
+        """A word and offsets for each row: `batch.pictures` show what `batch.latents` are of."""
+        if batch.pictures is None:
+            raise Refusal("The batch has no pictures for the encoder to look at; give one for each row.")
+        device = self.trunk.enter.weight.device
+        count = len(batch.pictures)
+        self._origin = torch.arange(count, device=device) if batch.origin is None else batch.origin.to(device)
+        return self.predict(*self.features(batch.pictures, batch.latents.to(device)))
+
+    def predict(self, image: Float[Tensor, "B _C1 _h1 _w1"], denoiser: Float[Tensor, "B _C2 _h2 _w2"]) -> Edit:
+        """A word and offsets for each row, from the two maps of features."""
+        places, whole = self.trunk(image, denoiser)
+        word = TokenEdit(self.word, self.embedder(whole))
+        if self.hyper is None:
+            return Edit((word,), self.about)
+        return Edit((word, LowRankEdit(self.hyper(places, whole), float(self.settings.rank))), self.about)
+
+    def penalty(self, edit: Edit) -> Float[Tensor, ""]:
+        """The regularisers of the last forward's edit, weighted; means over text encoders and vectors of a word."""
+        settings = self.settings
+        words = edit.of(TokenEdit)[0].vectors
+        assert self._origin is not None
+        total = words[0].new_zeros(())
+        for vectors, real, size in zip(words, self.real, self.sizes, strict=True):
+            real, share = real.to(vectors.device), 1 / len(words)
+            if settings.regularizer != "none":
+                total = total + share * settings.norm_weight * norm_penalty(vectors, size)
+            for one in vectors.unbind(1):
+                weight = share * settings.word_weight / vectors.shape[1]
+                if settings.regularizer == "contrastive":
+                    total = total + weight * contrastive_loss(
+                        one,
+                        real,
+                        self._origin,
+                        neighbours=settings.neighbours,
+                        temperature=settings.temperature,
+                        cosine=settings.cosine,
+                    )
+                elif settings.regularizer == "nearest":
+                    total = total + weight * nearest_loss(one, real)
+        for low in edit.of(LowRankEdit):
+            total = total + settings.offset_weight * offset_penalty(low, self.squares)
+        return total
+
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float16, **trained: Any) -> None:
+        """Write the encoder, its weights in `dtype`, whole or not at all: one `.safetensors` file with the sketch of its
+        base model and a description in JSON.
+
+        Args:
+            path: of the file.
+            dtype: of the weights; fp32 keeps them to the bit.
+            trained: what to remember of the training, in values that JSON can hold.
+
+        Raises:
+            Refusal: weights that are not finite in `dtype`, a place that cannot be written.
+        """
+        import safetensors.torch
+
+        tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in self.state_dict().items()}
+        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise Refusal(f"The encoder has weights that are not finite (in {broken[0]}); train it at a lower rate.")
+        note = {
+            "format": FORMAT,
+            "method": "DATE",
+            "settings": asdict(self.settings),
+            "base": self.about.base,
+            "versions": dict(self.about.versions),
+            "created": self.about.created,
+            "trained": trained,
+        }
+        assert self.about.sketch is not None
+        data = safetensors.torch.save({"sketch": self.about.sketch, **tensors}, {ENTRY: json.dumps(note)})
+        write(data, Path(path), "encoder")
+
+    @staticmethod
+    def load(path: str | Path, backbone: Backbone, any_base: bool = False) -> "DateEncoder":
+        """Read an encoder for a model.
+
+        Raises:
+            Refusal: no encoder's file, a damaged one, one for another base model; with `any_base` other weights of the
+                same architecture will do.
+        """
+        note, tensors = _read(Path(path))
+        settings = _settings(Path(path), note.get("settings"))
+        base = tensors.pop("sketch", torch.empty(0))
+        if base.shape != (1024,) or not all(tensor.isfinite().all() for tensor in (base, *tensors.values())):
+            raise Refusal(f"The encoder {path} is damaged; get it or make it again.")
+        if not any_base and not same_base(base, sketch(backbone)):
+            raise Refusal(
+                f"The encoder {path} was made for {note.get('base') or 'another model'}, and the weights of "
+                f"{backbone.name} differ; load that model, or allow any base of this architecture (--any-base)."
+            )
+        return DateEncoder(backbone, settings, weights=tensors)
+
+
+def _token(tokenizer: Any, word: str) -> int:
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1 or ids[0] in tokenizer.all_special_ids:
+        raise Refusal(f"The base word {word!r} is not one token of the model; choose a word that it knows whole.")
+    return int(ids[0])
+
+
+def read_note(path: str | Path) -> dict[str, Any]:
+    """What an encoder's file says of itself: "format", "method", "settings", "base" (a model's name), "versions",
+    "created", "trained". Refused where the file is no encoder's."""
+    return _read(Path(path), weights=False)[0]
+
+
+def _read(path: Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(ENTRY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118
+    except (OSError, SafetensorError) as reason:
+        raise Refusal(f"The encoder {path} cannot be read ({reason}); get it or make it again.") from None
+    try:
+        note = json.loads(text or "")
+    except (ValueError, RecursionError):
+        note = None
+    if not isinstance(note, dict) or (note.get("format"), note.get("method")) != (FORMAT, "DATE"):
+        raise Refusal(f"The file {path} holds no encoder that this version reads; get or make one, or update namesake.")
+    return note, tensors
+
+
+def _settings(path: Path, told: Any) -> Date:
+    """The settings in a file, which may say anything."""
+    kinds: dict[str, tuple[type, ...]] = {
+        field.name: (int, float) if type(field.default) is float else (str, type(field.default)) if field.default is None
+        else (type(field.default),) for field in fields(Date)
+    }  # fmt: skip
+    sound = isinstance(told, dict) and set(told) == set(kinds)
+    if not sound or not all(type(told[name]) in kind for name, kind in kinds.items()):
+        raise Refusal(f"The encoder {path} has settings that this version does not know; update namesake.")
+    return Date(**told)
+
+
+# Personalization
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a prediction is tuned (section 3.4 and appendix B); the values of the paper where it has them.
+
+    blend: the share of the new word's path, when tuning and when drawing (0.25); 1 leaves the hard path out. batch:
+    rows of a step. word_rate, offset_rate: first learning rates (2e-3). word_anchor, offset_anchor: L2 to the
+    prediction, see `TunedEdit`; not optional, since 12 steps at this rate could carry a word of Stable Diffusion
+    further than it is long. extra_rank: of offsets without effect that are appended to the predicted ones and tuned
+    with them (after HyperDreamBooth), 0..64.
+    """
+
+    blend: float = 0.25
+    batch: int = 4
+    word_rate: float = 2e-3
+    offset_rate: float = 2e-3
+    word_anchor: float = 1e-2
+    offset_anchor: float = 1e-3
+    extra_rank: int = 0
+
+    def start(
+        self,
+        backbone: Backbone,
+        encoder: DateEncoder,
+        picture: UInt8[Tensor, "1 H W 3"],
+        latents: Float[Tensor, "1 C h w"],
+        word: str,
+        class_word: str | None = None,
+        seed: int = 0,
+    ) -> TunedEdit:
+        """The edit module of one concept, at the encoder's prediction: one forward, whose graph is not kept.
+
+        Args:
+            backbone: the model, which must be the encoder's.
+            encoder: see `DateEncoder`.
+            picture, latents: of the concept.
+            word: the new word.
+            class_word: the hard word, by default the one nearest to the predicted word.
+            seed: of the appended rank.
+        """
+        with torch.no_grad():
+            edit = row(encoder(Batch(latents, [word], pictures=picture)), 0)
+        token = replace(edit.of(TokenEdit)[0], placeholder=word)
+        lows = edit.of(LowRankEdit)
+        if self.extra_rank:
+            lows = (widened(lows[0] if lows else None, backbone.sites, self.extra_rank, seed),)
+        hard = hard_word(backbone, token.vectors) if class_word is None else class_word
+        if not hard.strip():
+            raise Refusal("The class is empty; say what the picture shows, such as cat, or leave it to the encoder.")
+        paths = (SecondPath(hard, self.blend),) if self.blend < 1 else ()
+        settings = {name: value for name, value in asdict(self).items() if name != "blend"}
+        told = replace(edit.about, class_word=hard, settings={**edit.about.settings, **settings})
+        return TunedEdit(Edit((token, *lows, *paths), told), backbone, self.word_anchor, self.offset_anchor)
+
+    def phases(self, module: TunedEdit) -> tuple[Phase, ...]:
+        """One: everything that the module holds, all timesteps."""
+        rates = {"words": self.word_rate}
+        if len(module.down):
+            rates |= {"down": self.offset_rate, "up": self.offset_rate}
+        return (Phase(rates),)
+
+
+def row(edit: Edit, number: int) -> Edit:
+    """The edit of one row of an edit for a batch."""
+    parts = [
+        replace(part, vectors=tuple(vectors[number] for vectors in part.vectors))
+        if isinstance(part, TokenEdit)
+        else replace(part, factors={path: (down[number], up[number]) for path, (down, up) in part.factors.items()})
+        if isinstance(part, LowRankEdit)
+        else part
+        for part in edit.parts
+    ]
+    return Edit(tuple(parts), edit.about)
+
+
+def widened(low: LowRankEdit | None, sites: tuple[Site, ...], extra: int, seed: int = 0) -> LowRankEdit:
+    """The same offsets (or none) with `extra` ranks more, which have no effect yet: up is zero, down random."""
+    chance = torch.Generator().manual_seed(seed)
+    factors = {}
+    for site in sites:
+        down, up = (
+            torch.randn(extra, site.in_dim, generator=chance) / site.in_dim**0.5,
+            torch.zeros(site.out_dim, extra),
+        )
+        if low is not None:
+            a, b = low.factors[site.path]
+            down, up = torch.cat([a, down.to(a)]), torch.cat([b, up.to(b)], dim=1)
+        factors[site.path] = (down, up)
+    if low is None:
+        return LowRankEdit(factors, float(extra))
+    rank = next(iter(low.factors.values()))[0].shape[0]
+    return replace(low, factors=factors, alpha=low.alpha * (rank + extra) / rank)  # alpha / r stays
+
+
+def personalize(
+    backbone: Backbone,
+    encoder: DateEncoder,
+    pictures: UInt8[Tensor, "B H W 3"],
+    *,
+    word: str = "<it>",
+    class_word: str | None = None,
+    masks: Bool[Tensor, "B H W"] | None = None,
+    steps: int = 12,
+    seed: int = 0,
+    settings: Tuning | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    strip: Callable[[int, Edit], object] | None = None,
+) -> Edit:
+    """Teach a model a new word for the one thing that some pictures show, starting from an encoder's prediction.
+
+    The encoder looks at the first picture; tuning sees all of them. After 0 steps the edit is the prediction itself.
+
+    Args:
+        backbone: the model.
+        encoder: an encoder of this model.
+        pictures: one or several of one thing, sides that the autoencoder takes.
+        word: the new word, such as <my-cat>.
+        class_word: the hard word; by default the real word nearest to the predicted one.
+        masks: True where the thing is; the loss then counts there alone.
+        steps: of tuning, 0 or more; the paper needs at most 12.
+        seed: of everything random.
+        settings: of the tuning.
+        progress: called with (steps done, steps in all).
+        strip: called with (steps done, edit) after 0, 1, 2, 4, 8, ... steps; it may draw.
+
+    Raises:
+        Refusal: no picture, a word that is malformed or taken, an empty class, an empty mask, a
+            number of steps below 0.
+    """
+    settings = settings or Tuning()
+    check_word(word, backbone.tokenizers)
+    if not len(pictures):
+        raise Refusal("There is no picture; give one or several of one thing.")
+    examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed)
+    module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed)
+    return fit(
+        backbone,
+        module,
+        examples.batch,
+        settings.phases(module),
+        steps=steps,
+        seed=seed,
+        progress=progress,
+        strip=strip,
+    )
