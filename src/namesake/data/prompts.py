@@ -20,6 +20,20 @@ TEMPLATES = (
 )
 
 
-def fill(word: str) -> tuple[str, ...]:
+# For a word that says how things are drawn and not what is.
+STYLE_TEMPLATES = (
+    "a picture, {}",
+    "a drawing in the style of {}",
+    "a painting in the style of {}",
+    "an illustration, {}",
+    "{} art",
+    "a nice picture, {}",
+    "a lovely {} drawing",
+    "an image, {}",
+    "{}",
+)
+
+
+def fill(word: str, templates: tuple[str, ...] = TEMPLATES) -> tuple[str, ...]:
     """Every template with `word` (a placeholder or a class word) in its place."""
-    return tuple(template.format(word) for template in TEMPLATES)
+    return tuple(template.format(word) for template in templates)

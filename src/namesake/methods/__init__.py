@@ -1,0 +1,18 @@
+"""The methods that tune one concept from real words, by name. A new one takes its file and one line here."""
+
+from namesake.methods.custom_diffusion import CustomDiffusion
+from namesake.methods.dreambooth import DreamBooth
+from namesake.methods.lora import Lora
+from namesake.methods.lora_pti import LoraPti
+from namesake.methods.textual_inversion import StyleInversion, TextualInversion
+from namesake.train.tune import Method
+
+METHODS: dict[str, Method] = {
+    "textual-inversion": TextualInversion(),
+    "textual-inversion-style": StyleInversion(),
+    "lora": Lora(),
+    "lora-pti": LoraPti(),
+    "dreambooth": DreamBooth(),
+    "dreambooth-word": DreamBooth(word_rate=3e-4),
+    "custom-diffusion": CustomDiffusion(),
+}

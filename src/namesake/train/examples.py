@@ -8,11 +8,12 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.data.prompts import fill
+from namesake.data.prompts import TEMPLATES, fill
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
 
 VARIANTS = 8  # of each picture, where they are shifted
+ENCODED = 8  # pictures at a time: the autoencoder of SD takes a gigabyte for each
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +38,12 @@ class Examples:
         rows: int,
         shift: float = 0.0,
         seed: int = 0,
+        templates: tuple[str, ...] = TEMPLATES,
     ) -> "Examples":
         """Encode pictures, `rows` to a batch; where `shift` (a share of the side) is not 0, each in variants moved
-        about by up to so much."""
-        known = tuple(prompt for prompt in fill(word) if not backbone.unknown_words(prompt))
+        about by up to so much. The sentences are those of the templates that the model knows every word of, and the
+        word alone where there is none."""
+        known = tuple(prompt for prompt in fill(word, templates) if not backbone.unknown_words(prompt))
         seen, kept = [pictures], [masks]
         if shift:
             reach = round(shift * pictures.shape[1])
@@ -49,7 +52,9 @@ class Examples:
                 x, y = torch.randint(-reach, reach + 1, (2,), generator=chance).tolist()
                 seen.append(_moved(pictures, x, y))
                 kept.append(None if masks is None else _moved(masks[..., None], x, y)[..., 0])
-        latents = torch.stack([backbone.encode(one) for one in seen], dim=1).flatten(0, 1)
+        latents = torch.stack(
+            [torch.cat([backbone.encode(some) for some in one.split(ENCODED)]) for one in seen], dim=1
+        ).flatten(0, 1)
         pooled = None
         if masks is not None:
             if not masks.flatten(1).any(dim=1).all():
@@ -69,6 +74,32 @@ class Examples:
             self.latents[places.to(self.latents.device)],
             [self.prompts[i] for i in sentences[: self.rows].tolist()],
             mask=None if self.masks is None else self.masks[places],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Preserved:
+    """Rows of a concept beside rows of what the base model makes of its class: the loss L(own) + weight * L(prior) of
+    prior preservation (Ruiz et al. 2022, equation 2), up to the constant factor 1 / (1 + weight), which Adam does not
+    see."""
+
+    own: Examples
+    prior: Examples
+    weight: float
+
+    def batch(self, step: int, chance: torch.Generator) -> Batch:
+        """As many rows of each as it has to a batch, in random order: which timesteps a row sees depends on its
+        place."""
+        own, prior = self.own.batch(step, chance), self.prior.batch(step, chance)
+        prompts = own.prompts + prior.prompts
+        order = torch.randperm(len(prompts), generator=chance)
+        latents = torch.cat([own.latents, prior.latents])
+        weight = torch.cat([torch.ones(len(own.prompts)), torch.full((len(prior.prompts),), float(self.weight))])
+        mask = None
+        if own.mask is not None:
+            mask = torch.cat([own.mask, torch.ones_like(own.mask[:1]).expand(len(prior.prompts), -1, -1, -1)])[order]
+        return Batch(
+            latents[order.to(latents.device)], [prompts[place] for place in order.tolist()], weight[order], mask=mask
         )
 
 

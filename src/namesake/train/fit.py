@@ -74,10 +74,11 @@ class Phase:
 
 
 class TunedEdit(EditModule):
-    """An edit whose words and low-rank offsets are tuned, held by L2 anchors to where they began.
+    """An edit whose words, low-rank offsets and whole weights are tuned, the first two held by L2 anchors to where they
+    began.
 
-    Parameters are `words`, `down` and `up`; every other part stays as it is. The anchors are free of scale, so that
-    they mean the same on every model:
+    Parameters are `words`, `down`, `up` and `weights`; every other part stays as it is. The anchors are free of scale,
+    so that they mean the same on every model:
 
         word_anchor   * mean over vectors  |v - v0|^2 / |v0|^2
         offset_anchor * mean over sites    |D - D0|^2 / |W|^2,   D = (alpha / r) up @ down
@@ -86,9 +87,17 @@ class TunedEdit(EditModule):
         start: the edit to begin with.
         backbone: whose weights W the offsets belong to.
         word_anchor, offset_anchor: the strengths.
+        rows: how many of each word's first vectors are tuned, 0 or more; by default all of them.
     """
 
-    def __init__(self, start: Edit, backbone: Backbone, word_anchor: float = 0.0, offset_anchor: float = 0.0) -> None:
+    def __init__(
+        self,
+        start: Edit,
+        backbone: Backbone,
+        word_anchor: float = 0.0,
+        offset_anchor: float = 0.0,
+        rows: int | None = None,
+    ) -> None:
         super().__init__()
         self.start, self.word_anchor, self.offset_anchor = start, word_anchor, offset_anchor
 
@@ -96,25 +105,30 @@ class TunedEdit(EditModule):
             return nn.ParameterList(nn.Parameter(t.detach().float().clone()) for t in tensors)
 
         lows = [(low, path) for low in start.of(LowRankEdit) for path in low.factors]
-        self.words = own([v for token in start.of(TokenEdit) for v in token.vectors])
+        tuned = start.of(TokenEdit) if rows != 0 else ()
+        self.words = own([v[:rows] for token in tuned for v in token.vectors])
         self.down = own([low.factors[path][0] for low, path in lows])
         self.up = own([low.factors[path][1] for low, path in lows])
+        self.weights = own([weight for whole in start.of(WeightEdit) for weight in whole.weights.values()])
         self.to(backbone.device)
         self._begin = [[p.detach().clone() for p in group] for group in (self.words, self.down, self.up)]
-        sizes = [backbone.unet.get_submodule(path).weight.detach().float().square().sum() for _, path in lows]
+        anchored = lows if offset_anchor else []
+        sizes = [backbone.unet.get_submodule(path).weight.detach().float().square().sum() for _, path in anchored]
         self._factors = [
             (low.alpha / low.factors[path][0].shape[-2]) ** 2 / float(size)
-            for (low, path), size in zip(lows, sizes, strict=True)
+            for (low, path), size in zip(anchored, sizes, strict=True)
         ]
 
     def forward(self, batch: Batch | None = None) -> Edit:
-        words, down, up = iter(self.words), iter(self.down), iter(self.up)
+        words, down, up, weights = iter(self.words), iter(self.down), iter(self.up), iter(self.weights)
         parts: list[Part] = []
         for part in self.start.parts:
-            if isinstance(part, TokenEdit):
-                part = replace(part, vectors=tuple(next(words) for _ in part.vectors))
+            if isinstance(part, TokenEdit) and len(self.words):
+                part = replace(part, vectors=tuple(_continued(next(words), v) for v in part.vectors))
             elif isinstance(part, LowRankEdit):
                 part = replace(part, factors={path: (next(down), next(up)) for path in part.factors})
+            elif isinstance(part, WeightEdit):
+                part = replace(part, weights={name: next(weights) for name in part.weights})
             parts.append(part)
         return Edit(tuple(parts), self.start.about)
 
@@ -132,6 +146,12 @@ class TunedEdit(EditModule):
                 strayed.append(factor * ((p.T @ p) * (q @ q.T)).sum())
             total = total + self.offset_anchor * torch.stack(strayed).mean()
         return total
+
+
+def _continued(own: Float[Tensor, "_k E"], start: Float[Tensor, "_n E"]) -> Float[Tensor, "_n E"]:
+    """The tuned vectors of a word, and after them those that stay."""
+    rest = start[len(own) :]
+    return torch.cat([own, rest.to(own)]) if len(rest) else own
 
 
 def dice(seed: int, step: int) -> torch.Generator:

@@ -1,0 +1,86 @@
+"""DreamBooth: the whole U-Net is tuned to "a [V] class", and held by pictures of the class that it drew itself before.
+
+Ruiz et al., "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation" (2022). Equation 2:
+the loss on "a [V] class" plus lambda times the loss on the base model's own pictures of "a class"; [V] is a rare word.
+The autoencoder and the text encoder stay frozen.
+
+With `word_rate` the vectors of [V] are learned beside the U-Net, at a rate of their own, until a `share` of the run
+(pivotal tuning, as in diffusers' advanced DreamBooth scripts); after every step their spread is drawn back to that of
+the table of words by (std_0 / std)^0.1.
+
+Deviations: prior pictures are given by the caller and rows weighted by (1, lambda) / (1 + lambda), a factor that Adam
+does not see; AdamW without decay (at 5e-6 and 0.01 the usual one would take 5e-5 of a weight in 1,000 steps); learned
+vectors begin at the rare word, not at random, and std_0 is that of real words; timesteps are stratified. The file holds
+every parameter of the U-Net, in half precision.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from namesake.backbone import Backbone
+from namesake.edits import Edit, WeightEdit
+from namesake.edits.base import embedding
+from namesake.train.fit import Phase, TunedEdit
+from namesake.train.tune import Method, tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBooth(Method):
+    """Settings of the method.
+
+    rate: learning rate of the U-Net, which stays. rare_word: [V]. word_rate: learning rate of the vectors of [V]; 0
+    leaves them as they are. share: of the run in which they learn, 0..1.
+    """
+
+    name: ClassVar[str] = "DreamBooth"
+    trains: ClassVar[str] = "every weight of the U-Net"
+    sentences: ClassVar[tuple[str, ...]] = ("a {}",)
+
+    steps: int = 800
+    batch: int = 1
+    prior: int = 200
+    rate: float = 5e-6
+    rare_word: str = "sks"
+    word_rate: float = 0.0
+    share: float = 0.5
+
+    def reads(self, class_word: str) -> str:
+        return f"{self.rare_word} {class_word}"
+
+    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
+        whole = WeightEdit({f"unet.{name}": weight for name, weight in backbone.unet.named_parameters()})
+        rows = tokens(backbone, self.rare_word) if self.word_rate else 0
+        return RetractedWords(self.edit(backbone, word, class_word, whole), backbone, rows)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        if not self.word_rate:
+            return (Phase({"weights": self.rate}, fall=1.0),)
+        both = Phase({"weights": self.rate, "words": self.word_rate}, self.share, fall=1.0)
+        return (both, Phase({"weights": self.rate}, 1 - self.share, fall=1.0))
+
+
+class RetractedWords(TunedEdit):
+    """A tuned edit the first `rows` vectors of whose words are learned and drawn back to the spread of real words."""
+
+    def __init__(self, start: Edit, backbone: Backbone, rows: int) -> None:
+        super().__init__(start, backbone, rows=rows)
+        ids = [word.ids for word in backbone.real_words()]
+        self.spreads = [
+            embedding(encoder).detach()[[one[number] for one in ids]].float().std()
+            for number, encoder in enumerate(backbone.text_encoders)
+        ]
+
+    def after_step(self) -> None:
+        for words, spread in zip(self.words, self.spreads, strict=False):
+            if words.requires_grad:  # they rest in the second phase
+                words.copy_(retracted(words, spread))
+
+
+def retracted(words: Float[Tensor, "n E"], spread: Float[Tensor, ""]) -> Float[Tensor, "n E"]:
+    """Vectors times (spread / their standard deviation)^0.1; all alike, they stay."""
+    own = words.std()
+    return words * (spread.to(own) / own) ** 0.1 if own > 0 else words

@@ -1,0 +1,48 @@
+"""LoRA: offsets of low rank on the attention projections, for a rare word before the class.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), section 4.1: W + (alpha / r) B A on frozen W, B
+zero at the start; the sentences and the loss are DreamBooth's (Ruiz et al. 2022), as in diffusers' DreamBooth script for
+LoRA. Parameters, first values and outputs are those of peft with `LoraConfig(r, lora_alpha=r,
+init_lora_weights="gaussian", target_modules=["to_q", "to_k", "to_v", "to_out.0"])`: the offsets act on every prompt, with
+the word or without.
+
+Deviations: none on the text encoder (its projections are no sites of an edit); AdamW without decay; the rare word and
+the class answer to one placeholder, so that prompts are written as for every other method; timesteps are stratified.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from namesake.backbone import Backbone
+from namesake.train.fit import Phase, TunedEdit
+from namesake.train.tune import Method, attention_lora
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Method):
+    """Settings of the method.
+
+    rank: of the offsets, 1..1024; their alpha equals it. rate: learning rate, which stays. rare_word: what stands
+    before the class, "" for nothing.
+    """
+
+    name: ClassVar[str] = "LoRA"
+    trains: ClassVar[str] = "low-rank offsets of all attention projections"
+    sentences: ClassVar[tuple[str, ...]] = ("a {}", "a picture of a {}")
+
+    steps: int = 500
+    batch: int = 1
+    rank: int = 4
+    rate: float = 1e-4
+    rare_word: str = "sks"
+
+    def reads(self, class_word: str) -> str:
+        return f"{self.rare_word} {class_word}".strip()
+
+    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
+        low = attention_lora(backbone, self.rank, seed)
+        return TunedEdit(self.edit(backbone, word, class_word, low), backbone, rows=0)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase({"down": self.rate, "up": self.rate}, fall=1.0),)

@@ -1,0 +1,251 @@
+"""What all methods that tune one concept from real words share: their settings, their start, and the run.
+
+A method is a frozen value of a class derived from `Method`. It says what the new word means before the first step
+(`reads`), what is trained (`start`), how (`phases`) and in which sentences; `personalize` does the rest for all.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from namesake.backbone import Backbone
+from namesake.data.prompts import TEMPLATES
+from namesake.edits import Edit, LowRankEdit, Part, TokenEdit, about, check_word
+from namesake.edits.base import embedding
+from namesake.errors import Refusal
+from namesake.train.examples import Examples, Preserved
+from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, loss_of, stratified, timesteps
+
+LONGEST = 8  # tokens that a new word may begin as
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Settings that every tuned method has.
+
+    Attributes:
+        name: the field's name for the method.
+        trains: what it trains, in a few words.
+        sentences: the templates of its sentences, "{}" being the new word.
+        steps: of a run, by default; 0 or more.
+        batch: rows of the concept in each step, 1..64.
+        prior: how many pictures of the class the base model is to draw for prior preservation; 0 for none.
+        prior_weight: lambda of the prior's loss, 0 or more.
+    """
+
+    name: ClassVar[str]
+    trains: ClassVar[str]
+    sentences: ClassVar[tuple[str, ...]] = TEMPLATES
+
+    steps: int = 1000
+    batch: int = 4
+    prior: int = 0
+    prior_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        bounds = {"steps": (0, 1e6), "batch": (1, 64), "prior": (0, 10_000), "rank": (1, 1024), "share": (0, 1)}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            low, high = bounds.get(field.name, (0, 1e6))
+            if not (math.isfinite(value) and low <= value <= high):
+                raise Refusal(
+                    f"The {field.name.replace('_', ' ')} of {self.name} is {value}; a number from {low:g} to {high:g} "
+                    "is wanted."
+                )
+
+    def reads(self, class_word: str) -> str:
+        """The real words that the new word means before the first step."""
+        return class_word
+
+    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
+        """The edit module of one concept before the first step; its parameters are exactly what is trained."""
+        raise NotImplementedError
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What is trained when, and at which rate."""
+        raise NotImplementedError
+
+    def edit(self, backbone: Backbone, word: str, class_word: str, *parts: Part) -> Edit:
+        """The edit to begin with: the new word as `reads` says, and further parts."""
+        token = TokenEdit(word, word_vectors(backbone, self.reads(class_word)))
+        settings = {name: value for name, value in asdict(self).items() if name != "steps"}  # `fit` says how many
+        return Edit((token, *parts), about(backbone, self.name, class_word, **settings))
+
+
+def word_vectors(backbone: Backbone, text: str) -> tuple[Float[Tensor, "_n _E"], ...]:
+    """The token vectors of a real word or a few, for each text encoder, fp32.
+
+    Raises:
+        Refusal: no token, more than 8, or one of the vocabulary's special tokens.
+    """
+    vectors = []
+    for tokenizer, encoder in zip(backbone.tokenizers, backbone.text_encoders, strict=True):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        if not 0 < len(ids) <= LONGEST or set(ids) & set(tokenizer.all_special_ids):
+            raise Refusal(
+                f"The word would begin as {text!r}, {len(ids)} tokens of the model; 1 to {LONGEST} ordinary tokens are "
+                "wanted, such as those of cat."
+            )
+        vectors.append(embedding(encoder).detach()[ids].float())
+    return tuple(vectors)
+
+
+def tokens(backbone: Backbone, text: str) -> int:
+    """How many tokens of the model a text has."""
+    return len(backbone.tokenizers[0](text, add_special_tokens=False).input_ids)
+
+
+def word_norms(backbone: Backbone) -> tuple[Float[Tensor, ""], ...]:
+    """The mean length of the vectors of the model's real words, for each text encoder."""
+    ids = [word.ids for word in backbone.real_words()]
+    return tuple(
+        embedding(encoder).detach()[[one[number] for one in ids]].float().norm(dim=-1).mean()
+        for number, encoder in enumerate(backbone.text_encoders)
+    )
+
+
+def attention_lora(backbone: Backbone, rank: int, seed: int) -> LowRankEdit:
+    """Offsets of no effect on every attention projection, for every prompt: LoRA as peft has it.
+
+    `down` is normal with standard deviation 1 / r (peft's "gaussian"), `up` zero, alpha = r.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    factors = {
+        site.path: (torch.randn(rank, site.in_dim, generator=chance) / rank, torch.zeros(site.out_dim, rank))
+        for site in backbone.sites
+    }
+    return LowRankEdit(factors, float(rank), words=())
+
+
+def variance_ratio(losses: list[float], window: int) -> float:
+    """DVAR's measure: the variance of the last `window` losses over that of all; 1 while there are fewer, and 0 where
+    none of them differ."""
+    if len(losses) < window:
+        return 1.0
+    whole = float(np.var(losses))
+    return float(np.var(losses[-window:])) / whole if whole else 0.0
+
+
+@dataclass(frozen=True)
+class Dvar:
+    """A run ends when the loss on one frozen batch has settled (Voronov et al., "Is This Loss Informative? Faster
+    Text-to-Image Customization by Tracking Objective Dynamics", 2023).
+
+    The batch, its noise and its timesteps are drawn once. The run ends when the variance of the last `window` losses is
+    below `threshold` of the variance of all (0.15 and 200 in its authors' code).
+
+    Deviation: the loss is taken every `every`-th step, so that a short window serves; `window` counts these.
+    """
+
+    window: int = 20
+    threshold: float = 0.15
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.window < 2 or self.every < 1 or not 0 < self.threshold < 1:
+            raise Refusal(
+                f"The stopping rule looks at {self.window} losses, one in {self.every} steps, for a share of "
+                f"{self.threshold}; 2 or more, 1 or more, and a share between 0 and 1 are wanted."
+            )
+
+    def rule(self, backbone: Backbone, batch: Batch, seed: int = 0) -> Callable[[int, Mapping[str, float]], bool]:
+        """What `fit` takes as `stop`: called inside its mount, so the loss is that of the edit of the last step."""
+        rows = len(batch.prompts)
+        latents = batch.latents.to(backbone.device)
+        noise = torch.randn(latents.shape, generator=dice(seed, 1 << 21)).to(latents)
+        t = timesteps(stratified(seed, 0, rows), (0.0, 1.0), backbone.train_timesteps).to(latents.device)
+        noisy, target = backbone.add_noise(latents, noise, t), backbone.target(latents, noise, t)
+        losses: list[float] = []
+
+        @torch.no_grad()
+        def settled(done: int, _: Mapping[str, float]) -> bool:
+            if done % self.every:
+                return False
+            output = backbone.denoise(noisy, t, backbone.text(batch.prompts))
+            losses.append(loss_of(output, target, batch)[0].item())
+            return variance_ratio(losses, self.window) < self.threshold
+
+        return settled
+
+
+def personalize(
+    backbone: Backbone,
+    method: Method,
+    pictures: UInt8[Tensor, "B H W 3"],
+    *,
+    word: str = "<it>",
+    class_word: str,
+    masks: Bool[Tensor, "_ _ _"] | None = None,
+    prior: UInt8[Tensor, "_ _ _ 3"] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    dvar: Dvar | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    strip: Callable[[int, Edit], object] | None = None,
+) -> Edit:
+    """Teach a model a new word for the one thing (or style) that some pictures show, by a tuned method.
+
+    After 0 steps the new word means `method.reads(class_word)`, and what is drawn with it is the base model's.
+
+    Args:
+        backbone: the model.
+        method: with its settings.
+        pictures: one or several of one thing, sides that the autoencoder takes.
+        word: the new word, such as <my-cat>.
+        class_word: what the pictures show: the coarse word, the class noun.
+        masks: True where the thing is, `[B, H, W]`; the loss then counts there alone.
+        prior: pictures of the class, of the same sides, drawn by the base model or real; without them, or at a
+            `prior_weight` of 0, the method goes without prior preservation.
+        steps: by default the method's.
+        seed: of everything random.
+        dvar: ends the run when the loss has settled.
+        progress, strip: see `fit`.
+
+    Raises:
+        Refusal: no picture, a word that is malformed or taken, a class of no or too many tokens, masks or prior
+            pictures of another size, an empty mask, a number of steps below 0.
+    """
+    check_word(word, backbone.tokenizers)
+    if not len(pictures):
+        raise Refusal("There is no picture; give one or several of one thing.")
+    if masks is not None and masks.shape != pictures.shape[:3]:
+        raise Refusal(
+            f"The masks are {_sides(masks)} and the pictures {_sides(pictures)}; one mask for each picture, of the same "
+            "size, is wanted."
+        )
+    if prior is not None and (not len(prior) or prior.shape[1:3] != pictures.shape[1:3]):
+        raise Refusal(
+            f"The pictures of the class are {_sides(prior)} and those of the concept {_sides(pictures)}; one at least, "
+            "of the same size, is wanted."
+        )
+    module = method.start(backbone, word, class_word, seed)
+    own = Examples.of(backbone, pictures, word, masks, method.batch, seed=seed, templates=method.sentences)
+    batches = own.batch
+    if prior is not None and method.prior_weight:
+        others = Examples.of(backbone, prior, class_word, None, method.batch, seed=seed, templates=method.sentences)
+        batches = Preserved(own, others, method.prior_weight).batch
+    return fit(
+        backbone,
+        module,
+        batches,
+        method.phases,
+        steps=method.steps if steps is None else steps,
+        seed=seed,
+        progress=progress,
+        strip=strip,
+        stop=None if dvar is None else dvar.rule(backbone, own.batch(0, dice(seed, 1 << 21)), seed),
+    )
+
+
+def _sides(pictures: Tensor) -> str:
+    count, height, width = pictures.shape[:3]
+    return f"{count} of {width}x{height} pixels"

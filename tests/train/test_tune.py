@@ -1,0 +1,103 @@
+"""What tuned methods share: prior preservation, the stopping rule, masks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from namesake.backbone import Backbone
+from namesake.edits import TokenEdit
+from namesake.errors import Refusal
+from namesake.methods.textual_inversion import TextualInversion
+from namesake.train.examples import Examples, Preserved
+from namesake.train.fit import dice, loss_of, stratified
+from namesake.train.tune import Dvar, personalize, variance_ratio
+
+
+@pytest.fixture(scope="module")
+def backbone(sd15):
+    return Backbone.load(sd15, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def examples(value, prompt, rows=2, masks=None):
+    return Examples(torch.full((2, 4, 8, 8), value), masks, (prompt,), 2, rows)
+
+
+def test_prior_preservation_is_the_papers_loss_up_to_one_plus_lambda():
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[..., :4] = 1
+    both = Preserved(examples(1.0, "a <it>", 2, mask), examples(2.0, "a cat", 3), 0.5)
+    batch = both.batch(0, dice(0, 0))
+    own = torch.tensor([prompt == "a <it>" for prompt in batch.prompts])
+    assert own.sum() == 2
+    assert len(own) == 5
+    assert torch.equal(batch.latents[:, 0, 0, 0], torch.where(own, 1.0, 2.0))
+    assert torch.equal(batch.weight, torch.where(own, 1.0, 0.5))
+    assert torch.equal(batch.mask.mean(dim=(1, 2, 3)), torch.where(own, 0.5, 1.0))
+    chance = torch.Generator().manual_seed(0)
+    output, target = (torch.randn(5, 4, 8, 8, generator=chance) for _ in range(2))
+    loss, rows = loss_of(output, target, batch)
+    torch.testing.assert_close(loss, (rows[own].sum() + 0.5 * rows[~own].sum()) / (2 + 0.5 * 3))
+    # With equal numbers of rows that is (L + lambda L_prior) / (1 + lambda); at lambda 0 the prior is not there.
+    even = Preserved(examples(1.0, "a <it>"), examples(2.0, "a cat"), 0.5).batch(0, dice(0, 0))
+    own = torch.tensor([prompt == "a <it>" for prompt in even.prompts])
+    loss, rows = loss_of(output[:4], target[:4], even)
+    torch.testing.assert_close(loss, (rows[own].mean() + 0.5 * rows[~own].mean()) / 1.5)
+    none = replace(even, weight=torch.where(own, 1.0, 0.0))
+    torch.testing.assert_close(loss_of(output[:4], target[:4], none)[0], rows[own].mean())
+
+
+def test_concept_and_prior_each_see_all_timesteps():
+    both, seen = Preserved(examples(1.0, "a <it>", 1), examples(2.0, "a cat", 1), 1.0), []
+    for step in range(40):
+        prompts = both.batch(step, dice(0, step)).prompts
+        seen.append(stratified(0, step, 2)[prompts.index("a <it>")])
+    assert np.histogram(seen, 4, (0.0, 1.0))[0].min() >= 4
+
+
+def test_the_variance_ratio_is_that_worked_by_hand():
+    assert variance_ratio([1.0, 3.0], 3) == 1.0
+    # The last two, 1 and 3, vary by 1 about 2; all four, 5, 3, 1, 3, by 2 about 3.
+    assert variance_ratio([5.0, 3.0, 1.0, 3.0], 2) == pytest.approx(0.5)
+    assert variance_ratio([2.0, 2.0], 2) == 0.0
+
+
+def test_a_run_ends_when_its_loss_has_settled_and_the_look_changes_nothing(backbone, pictures):
+    method = TextualInversion(batch=2, rate=0.0)
+    edit = personalize(backbone, method, pictures, class_word="cat", steps=9, dvar=Dvar(window=2, every=2))
+    assert edit.about.settings["ended"] == "by its rule"
+    assert edit.about.settings["steps"] == 4
+    method = TextualInversion(batch=2, rate=1e-2)
+    looked, free = (
+        personalize(backbone, method, pictures, class_word="cat", steps=3, dvar=rule)
+        for rule in (Dvar(window=2, threshold=1e-9, every=1), None)
+    )
+    assert looked.about.settings["steps"] == 3
+    assert torch.equal(looked.of(TokenEdit)[0].vectors[0], free.of(TokenEdit)[0].vectors[0])
+    for wrong in ({"window": 1}, {"every": 0}, {"threshold": 1.0}):
+        with pytest.raises(Refusal, match="stopping rule"):
+            Dvar(**wrong)
+
+
+def test_masks_prior_and_weight_reach_the_loss(backbone, pictures):
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[:, :32] = True
+    method = TextualInversion(batch=2, rate=1e-2)
+    found = [
+        personalize(backbone, replace(method, **settings), pictures, class_word="cat", steps=1, **options)
+        for settings, options in (
+            ({}, {}),
+            ({}, {"masks": masks}),
+            ({}, {"prior": pictures.flip(1)}),
+            ({"prior_weight": 0.0}, {"prior": pictures.flip(1)}),
+        )
+    ]
+    plain, masked, held, free = (edit.about.settings["loss"] for edit in found)
+    assert len({plain, masked, held}) == 3
+    assert plain == free
