@@ -232,6 +232,7 @@ def test_what_only_the_model_can_tell_is_refused_before_it_works(capsys, one_mod
         (["--steps", "-1"], ("steps", "-1")),
         (["--steps", "100000000"], ("steps",)),
         (["--seed", "-1"], ("seed",)),
+        (["--method", "magic"], ("magic", "cold-start", "lora-pti", "custom-diffusion")),
         (["-o", "none/cat.safetensors"], ("none", "folder")),
         (["-o", "/proc/cat.safetensors"], ("/proc", "written")),
     ],
@@ -242,6 +243,69 @@ def test_absurd_personalizing_is_refused_before_a_model_is_loaded(capsys, monkey
 
     monkeypatch.setattr("namesake.backbone.Backbone.load", load)
     refused(capsys, "personalize", str(picture), *options, words=words)
+
+
+def test_every_method_is_listed_and_makes_a_concept(capsys, one_model, picture, tmp_path, monkeypatch):
+    from namesake.methods import METHODS
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cli.main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    for name, method in METHODS.items():
+        assert f"\n{name}\n  trains  {method.trains}\n" in listed
+        output = f"{name}.safetensors"
+        arguments = ["--class", "cat", "--method", name, "--steps", "0", "-o", output]
+        assert cli.main(["personalize", str(picture), *arguments]) == 0
+        assert cli.main(["show", output]) == 0
+        assert f"method         {method.name}\n" in capsys.readouterr().out
+    assert not (tmp_path / "cache").exists()  # no step needs no pictures of the class
+
+
+def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    import torch
+
+    from namesake import generate, methods
+    from namesake.train import tune
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(methods.METHODS, "dreambooth", replace(methods.METHODS["dreambooth"], prior=18))
+    drawn, given = [], []
+    draw, learn = generate.generate, tune.personalize
+
+    def spy(model, prompt, *, count, seed):
+        drawn.append((prompt, seed, count))
+        return draw(model, prompt, count=count, seed=seed, steps=2)
+
+    def note(*arguments, prior, **options):
+        given.append(prior)
+        return learn(*arguments, prior=prior, **options)
+
+    monkeypatch.setattr(generate, "generate", spy)
+    monkeypatch.setattr(tune, "personalize", note)
+
+    def make(class_word="cat"):
+        return recipes.personalize([picture], class_word=class_word, model=backbone, method="dreambooth", steps=1)
+
+    assert make().edit.about.method == "DreamBooth"
+    assert drawn == [("a cat", 0, 16), ("a cat", 16, 2)]
+    files = sorted((tmp_path / "cache").rglob("*.png"))
+    assert len(files) == 18
+    make()
+    assert len(drawn) == 2
+    for name in ("3.png", "7.png"):
+        (files[0].parent / name).write_bytes(b"damaged")
+    make()
+    assert drawn[2:] == [("a cat", 3, 1), ("a cat", 7, 1)]
+    fresh, kept, mended = given
+    assert fresh.shape == (18, 64, 64, 3)
+    assert torch.equal(fresh, kept)
+    assert (fresh.int() - mended).abs().max() <= 2  # a picture drawn alone and among others differs by rounding
+    with pytest.raises(Refusal, match="1 to 8 ordinary tokens"):
+        make("a cat and a dog and a robot")
+    make("dog")
+    assert drawn[4][0] == "a dog"
 
 
 def test_bad_pictures_are_refused(capsys, tmp_path):

@@ -54,6 +54,9 @@ def personalize(
     ] = None,
     class_word: Class = None,
     model: Model = "picturebook",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="How the word is learned; 'namesake methods' lists the names.")
+    ] = "cold-start",
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="Steps of tuning; more are closer to the picture.")
     ] = None,
@@ -71,6 +74,7 @@ def personalize(
         word=word,
         class_word=class_word,
         model=model,
+        method=method,
         steps=steps,
         seed=seed,
         mask=mask,
@@ -141,6 +145,14 @@ def generate(
         report=_report(),
     )
     print(*paths, sep="\n")
+
+
+@app.command()
+def methods() -> None:
+    """List how a word can be learned: what each method trains, stores and costs."""
+    from namesake import recipes
+
+    print(recipes.methods())
 
 
 @app.command()

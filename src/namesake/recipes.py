@@ -4,7 +4,9 @@ Everything that a long call would find wrong with its arguments is found before 
 says meanwhile goes through a `Report`.
 """
 
+import hashlib
 import math
+import os
 import re
 import secrets
 import sys
@@ -19,9 +21,13 @@ from typing import TYPE_CHECKING, Any
 from namesake.errors import Refusal
 
 if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from torch import Tensor
+
     from namesake.backbone import Backbone
     from namesake.data.pictures import Picture
     from namesake.edits import Edit
+    from namesake.train.tune import Method
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
@@ -30,6 +36,8 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 # almost exactly, photographs have none. Measured on 240 unseen drawings: 0.1 to 1.6; on 18 cuts of two photographs: 2.4
 # to 5.9. Their mean errors overlap (drawings up to 10, photographs from 8).
 OWN_WORLD = {"picturebook": 2.0}
+
+COLD_START = "cold-start"  # the method by default
 
 # A place, a style, a thing worn, a second thing: what a concept must be able to enter.
 DEMO_PROMPTS = ("{} on the beach", "{}, watercolor", "{} wearing a crown", "{} next to a red ball")
@@ -77,6 +85,7 @@ def personalize(
     word: str | None = None,
     class_word: str | None = None,
     model: "str | Path | Backbone" = "picturebook",
+    method: str = COLD_START,
     steps: int | None = None,
     seed: int = 0,
     mask: bool = False,
@@ -87,8 +96,9 @@ def personalize(
 
     pictures: files or folders with one or several pictures of one thing. word: such as "<my-cat>", by default made of
     the class. class_word: what it is; by default the nearest real word, by the model's image encoder. model: as
-    `Backbone.load` takes it, or a Backbone. steps: of tuning, 0 to 100,000. mask: look only at what the alpha channel
-    leaves. output: the file to write, or a folder for a file named after the word, or None to write nothing.
+    `Backbone.load` takes it, or a Backbone. method: a name that `methods` lists. steps: of tuning, 0 to 100,000. mask:
+    look only at what the alpha channel leaves. output: the file to write, or a folder for a file named after the word,
+    or None to write nothing.
     Raises Refusal for whatever is wrong with these, before the work begins.
     """
     report = report or Report()
@@ -101,17 +111,38 @@ def personalize(
         _well_formed(word)
     if output is not None:
         output = _concept_place(Path(output))
+    tuned = _method(method)
     from namesake.data.pictures import read_pictures
 
     seen = read_pictures(pictures, mask_from_alpha=mask)
     clock = _Clock()
     backbone = _backbone(model, clock, report)
-    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report)
+    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report, tuned)
     if output is not None:
         if output.is_dir():
             output = _unused(output / f"{edit.placeholders[0].strip('<>')}.safetensors")
         edit.save(output)
     return Personalized(edit, output, clock.seconds)
+
+
+def methods() -> str:
+    """What can make a concept, in lines of text: what each method trains, what its file holds, and what it costs."""
+    from namesake.methods import METHODS
+    from namesake.methods.cold_start import ColdStart
+
+    begun = ColdStart()
+    rows = [(COLD_START, "the word and low-rank offsets, blended with the real word", "1.6 MB", 50, begun.batch, 0)]
+    rows += [(name, one.trains, one.stores, one.steps, one.batch, one.prior) for name, one in METHODS.items()]
+    lines = []
+    for name, trains, stores, steps, batch, prior in rows:
+        beside = f", and as many of {prior} pictures of the class, drawn first" if prior else ""
+        lines += [
+            f"{name}{' (by default)' if name == COLD_START else ''}",
+            f"  trains  {trains}",
+            f"  stores  {stores} for Stable Diffusion 1.5",
+            f"  costs   {steps:,} steps of {batch} row{'s' * (batch > 1)}{beside}",
+        ]
+    return "\n".join(lines)
 
 
 def generate_pictures(
@@ -350,12 +381,15 @@ def _teach(
     seed: int,
     clock: _Clock,
     report: Report,
+    method: "Method | None" = None,
 ) -> "Edit":
+    """The edit of a concept, by a tuned method or, without one, from a cold start."""
     import numpy as np
     import torch
 
     from namesake.edits import check_word
     from namesake.methods import cold_start
+    from namesake.train import tune
 
     square = [one.squared(backbone.size) for one in seen]
     pixels = torch.from_numpy(np.stack([one.pixels for one in square]))
@@ -377,23 +411,74 @@ def _teach(
         report.say(f'taking it for "{class_word}", as {reason}; say better with --class')
     word = word or f"<my-{'-'.join(re.findall('[a-z0-9]+', class_word.lower())) or 'thing'}>"
     check_word(word, backbone.tokenizers)
-    options: dict[str, Any] = {} if steps is None else {"steps": steps}
+    options: dict[str, Any] = {"word": word, "class_word": class_word, "masks": masks, "seed": seed}
+    if steps is not None:
+        options["steps"] = steps
+    if method is not None and method.prior and steps != 0:
+        tune.word_vectors(backbone, method.reads(class_word))  # refused now rather than after the drawing
+        options["prior"] = _prior(backbone, method.sentences[0].format(class_word), method.prior, clock, report)
     with clock("learning"), report.bar(f"learning {word}") as progress:
-        edit = cold_start.personalize(
-            backbone,
-            pixels,
-            word=word,
-            class_word=class_word,
-            masks=masks,
-            seed=seed,
-            progress=progress,
-            **options,
-        )
+        if method is None:
+            edit = cold_start.personalize(backbone, pixels, progress=progress, **options)
+        else:
+            edit = tune.personalize(backbone, method, pixels, progress=progress, **options)
     if ended := edit.about.settings.get("ended"):
         report.warn(
             f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is."
         )
     return edit
+
+
+def _method(name: str) -> "Method | None":
+    """A tuned method by name; None is the cold start."""
+    if name == COLD_START:
+        return None
+    from namesake.methods import METHODS
+
+    if name not in METHODS:
+        raise Refusal(f"There is no method {name!a}; choose one of {', '.join((COLD_START, *METHODS))}.")
+    return METHODS[name]
+
+
+def _prior(backbone: "Backbone", prompt: str, count: int, clock: _Clock, report: Report) -> "UInt8[Tensor, '_ _ _ 3']":
+    """`count` pictures that the model draws of a prompt, picture i with seed i.
+
+    They are kept as PNG files in the user's cache, by base model and prompt, so each is drawn once; one that is missing
+    or damaged is drawn again, and a run that is stopped loses at most 16.
+    """
+    import numpy as np
+    import torch
+
+    from namesake.data.pictures import read_picture
+    from namesake.edits import sketch
+    from namesake.generate import BATCH_ROWS, generate
+    from namesake.sheet import save_png
+
+    made = f"{prompt} {backbone.size} {backbone.guidance}".encode()
+    base = hashlib.sha256(sketch(backbone).numpy().tobytes() + made).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = _folder(cache / "namesake" / "prior" / f"{_slug(prompt)}-{base}")
+    found: dict[int, np.ndarray] = {}
+    for number in range(count):
+        with suppress(Refusal):
+            pixels = read_picture(place / f"{number}.png").pixels
+            if pixels.shape == (backbone.size, backbone.size, 3):
+                found[number] = pixels
+    missing = [number for number in range(count) if number not in found]
+    if missing:
+        report.say(f'drawing {len(missing)} pictures of "{prompt}", once for this model')
+    with clock("drawing the class"), report.bar(f"drawing {prompt}") as progress:
+        while missing:
+            # Seeds in a row go together.
+            some = [number for i, number in enumerate(missing[:BATCH_ROWS]) if number == missing[0] + i]
+            missing = missing[len(some) :]
+            for one in generate(backbone, prompt, count=len(some), seed=some[0]):
+                settings = {**one.settings, "prompt": prompt, "seed": one.seed}
+                save_png(one.pixels, place / f"{one.seed}.png", settings)
+                found[one.seed] = one.pixels
+            if progress is not None:
+                progress(len(found), count)
+    return torch.from_numpy(np.stack([found[number] for number in range(count)]))
 
 
 def _check_prompt(backbone: "Backbone", prompt: str, edits: "Sequence[Edit]", report: Report) -> None:

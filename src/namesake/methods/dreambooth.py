@@ -37,6 +37,7 @@ class DreamBooth(Method):
 
     name: ClassVar[str] = "DreamBooth"
     trains: ClassVar[str] = "every weight of the U-Net"
+    stores: ClassVar[str] = "1.7 GB"
     sentences: ClassVar[tuple[str, ...]] = ("a {}",)
 
     steps: int = 800

@@ -28,6 +28,7 @@ class Lora(Method):
 
     name: ClassVar[str] = "LoRA"
     trains: ClassVar[str] = "low-rank offsets of all attention projections"
+    stores: ClassVar[str] = "1.6 MB"
     sentences: ClassVar[tuple[str, ...]] = ("a {}", "a picture of a {}")
 
     steps: int = 500

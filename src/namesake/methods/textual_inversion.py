@@ -30,6 +30,7 @@ class TextualInversion(Method):
 
     name: ClassVar[str] = "Textual Inversion"
     trains: ClassVar[str] = "the vectors of the word"
+    stores: ClassVar[str] = "6 kB and 1.5 kB for each further vector"
 
     steps: int = 3000
     rate: float = 2e-3

@@ -31,7 +31,7 @@ class Method:
 
     Attributes:
         name: the field's name for the method.
-        trains: what it trains, in a few words.
+        trains, stores: what it trains, in a few words, and the size of its file for Stable Diffusion 1.5.
         sentences: the templates of its sentences, "{}" being the new word.
         steps: of a run, by default; 0 or more.
         batch: rows of the concept in each step, 1..64.
@@ -41,6 +41,7 @@ class Method:
 
     name: ClassVar[str]
     trains: ClassVar[str]
+    stores: ClassVar[str]
     sentences: ClassVar[tuple[str, ...]] = TEMPLATES
 
     steps: int = 1000
