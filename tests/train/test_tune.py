@@ -10,7 +10,7 @@ from namesake.backbone import Backbone
 from namesake.edits import TokenEdit
 from namesake.errors import Refusal
 from namesake.methods.textual_inversion import TextualInversion
-from namesake.train.examples import Examples, Preserved
+from namesake.train.examples import FAR, NEAR, Examples, Preserved, _scaled
 from namesake.train.fit import dice, loss_of, stratified
 from namesake.train.tune import Dvar, personalize, variance_ratio
 
@@ -101,3 +101,38 @@ def test_masks_prior_and_weight_reach_the_loss(backbone, pictures):
     plain, masked, held, free = (edit.about.settings["loss"] for edit in found)
     assert len({plain, masked, held}) == 3
     assert plain == free
+
+
+def test_pictures_are_seen_at_nine_scales_and_the_sentence_and_the_mask_say_so(backbone, monkeypatch):
+    picture = torch.full((1, 64, 64, 3), 200, dtype=torch.uint8)
+    picture[:, :, 32:] = 50
+    half = _scaled(picture, 0.5, 0.25, 1.0, 127)[0]
+    assert (half[:32] == 127).all()  # it stands at the bottom, a quarter of the room of 32 from the left
+    assert (half[32:, 8:22] == 200).all()
+    assert (half[32:, 26:40] == 50).all()
+    assert (half[:, :8] == 127).all()
+    assert (half[:, 40:] == 127).all()
+    near = _scaled(picture, 1.25, 0.0, 0.0, 127)[0]
+    assert (near[:, :38] == 200).all()
+    assert (near[:, 42:] == 50).all()
+    assert torch.equal(_scaled(picture, 1.0, 0.3, 0.7, 127), picture)
+
+    examples = Examples.of(backbone, picture, "<it>", None, 4, templates=("a {}",), scaled=True)
+    assert len(examples.latents) == len(examples.masks) == len(examples.openings) == 9
+    shares = examples.masks.mean(dim=(1, 2, 3)).sqrt()
+    assert (shares.diff()[:5] > 0).all()
+    assert (shares[6:] == 1).all()
+    for share, opening in zip(shares[:6], examples.openings, strict=False):
+        assert (opening in FAR) == (share < 0.6)
+        assert (opening == "") == (share >= 0.6)
+    assert all(opening in NEAR for opening in examples.openings[6:])
+    for step in range(4):
+        batch = examples.batch(step, dice(0, step))
+        for latents, mask, prompt in zip(batch.latents, batch.mask, batch.prompts, strict=True):
+            place = next(i for i, one in enumerate(examples.latents) if torch.equal(one, latents))
+            assert torch.equal(mask, examples.masks[place])
+            assert prompt == f"{examples.openings[place]} a <it>".strip()
+    monkeypatch.setattr(backbone, "unknown_words", lambda text: ["far"] if "a" in text else [])
+    silent = Examples.of(backbone, picture, "<it>", picture[..., 0] > 100, 4, templates=("{}",), scaled=True)
+    assert set(silent.openings) <= {"", "tiny", "zoomed in", "close up"}
+    assert (silent.masks[6:].mean(dim=(1, 2, 3)) < 0.9).all()

@@ -13,6 +13,9 @@ from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
 
 VARIANTS = 8  # of each picture, where they are shifted
+# Scales at which pictures are seen, where they are scaled: from, to, and how many.
+SCALES = ((1 / 3, 1.0, 6), (1.2, 1.4, 3))
+FAR, NEAR = ("far away", "very small", "tiny"), ("zoomed in", "close up", "large")  # below 0.6; above 1
 ENCODED = 8  # pictures at a time: the autoencoder of SD takes a gigabyte for each
 
 
@@ -21,6 +24,7 @@ class Examples:
     """The pictures of one concept as tuning sees them, encoded once.
 
     latents, masks: variants of all pictures, one picture after the other. prompts: the templates with the new word.
+    openings: for each variant what is said before the sentence; by default nothing.
     """
 
     latents: Float[Tensor, "K C h w"]
@@ -28,6 +32,7 @@ class Examples:
     prompts: tuple[str, ...]
     pictures: int
     rows: int
+    openings: tuple[str, ...] = ()
 
     @staticmethod
     def of(
@@ -39,10 +44,12 @@ class Examples:
         shift: float = 0.0,
         seed: int = 0,
         templates: tuple[str, ...] = TEMPLATES,
+        scaled: bool = False,
     ) -> "Examples":
         """Encode pictures, `rows` to a batch; where `shift` (a share of the side) is not 0, each in variants moved
-        about by up to so much. The sentences are those of the templates that the model knows every word of, and the
-        word alone where there is none."""
+        about by up to so much; where `scaled`, each at nine scales (Kumari et al. 2022, section 3.2): smaller on gray,
+        where the loss then does not count, or cropped, and the sentence says so. The sentences are those of the
+        templates that the model knows every word of, and the word alone where there is none."""
         known = tuple(prompt for prompt in fill(word, templates) if not backbone.unknown_words(prompt))
         seen, kept = [pictures], [masks]
         if shift:
@@ -52,6 +59,9 @@ class Examples:
                 x, y = torch.randint(-reach, reach + 1, (2,), generator=chance).tolist()
                 seen.append(_moved(pictures, x, y))
                 kept.append(None if masks is None else _moved(masks[..., None], x, y)[..., 0])
+        openings = [""] * len(seen)
+        if scaled:
+            seen, kept, openings, masks = _scales(backbone, pictures, masks, dice(seed, 1 << 22))
         latents = torch.stack(
             [torch.cat([backbone.encode(some) for some in one.split(ENCODED)]) for one in seen], dim=1
         ).flatten(0, 1)
@@ -61,7 +71,7 @@ class Examples:
                 raise Refusal("A picture's mask is empty; give a picture whose alpha shows the thing, or no mask.")
             whole = torch.stack([one for one in kept if one is not None], dim=1).flatten(0, 1)
             pooled = F.adaptive_avg_pool2d(whole[:, None].float(), (latents.shape[2], latents.shape[3]))
-        return Examples(latents, pooled, known or (word,), len(pictures), rows)
+        return Examples(latents, pooled, known or (word,), len(pictures), rows, tuple(openings))
 
     def batch(self, step: int, chance: torch.Generator) -> Batch:
         """Every picture as often as any other over the run, in a variant and a sentence drawn at random."""
@@ -70,9 +80,13 @@ class Examples:
         which = which[torch.randperm(self.rows, generator=chance)]
         places = which * variants + torch.randint(variants, (self.rows,), generator=chance)
         sentences = torch.cat([torch.randperm(len(self.prompts), generator=chance) for _ in range(self.rows)])
+        prompts = [self.prompts[i] for i in sentences[: self.rows].tolist()]
+        if self.openings:
+            said = [self.openings[place % variants] for place in places.tolist()]
+            prompts = [f"{opening} {prompt}".strip() for opening, prompt in zip(said, prompts, strict=True)]
         return Batch(
             self.latents[places.to(self.latents.device)],
-            [self.prompts[i] for i in sentences[: self.rows].tolist()],
+            prompts,
             mask=None if self.masks is None else self.masks[places],
         )
 
@@ -109,3 +123,42 @@ def _moved(pictures: Tensor, x: int, y: int) -> Tensor:
     rows = (torch.arange(height) - y).clamp(0, height - 1)
     columns = (torch.arange(width) - x).clamp(0, width - 1)
     return pictures[:, rows][:, :, columns]
+
+
+def _scales(
+    backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], masks: Bool[Tensor, "B H W"] | None, chance: torch.Generator
+) -> tuple[list[Tensor], list[Tensor | None], list[str], Bool[Tensor, "B H W"]]:
+    """Pictures, masks and openings at each scale, and the masks of the pictures themselves; scales cover their ranges
+    evenly, places and openings are drawn at random."""
+    if masks is None:
+        masks = torch.ones(pictures.shape[:3], dtype=torch.bool)
+    seen: list[Tensor] = []
+    kept: list[Tensor | None] = []
+    openings = []
+    for low, high, count in SCALES:
+        for number in range(count):
+            along, x, y, pick = torch.rand(4, generator=chance).tolist()
+            scale = low + (high - low) * (number + along) / count
+            seen.append(_scaled(pictures, scale, x, y, 127))
+            kept.append(_scaled(masks[..., None].to(torch.uint8) * 255, scale, x, y, 0)[..., 0] > 127)
+            words = FAR if scale < 0.6 else NEAR if scale > 1 else ()
+            known = [opening for opening in words if not backbone.unknown_words(opening)] or [""]
+            openings.append(known[int(pick * len(known))])
+    return seen, kept, openings, masks
+
+
+def _scaled(
+    pictures: UInt8[Tensor, "B H W K"], scale: float, x: float, y: float, blank: int
+) -> UInt8[Tensor, "B H W K"]:
+    """Pictures `scale` times as large in the same frame: a smaller one stands on `blank`, of a larger one a part is seen;
+    `x` and `y`, 0..1, say where."""
+    height, width = pictures.shape[1:3]
+    inner = (max(1, round(scale * height)), max(1, round(scale * width)))
+    floats = F.interpolate(pictures.permute(0, 3, 1, 2).float(), inner, mode="bilinear", antialias=True)
+    sized = floats.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    top, left = round(y * abs(height - inner[0])), round(x * abs(width - inner[1]))
+    if scale > 1:
+        return sized[:, top : top + height, left : left + width]
+    canvas = torch.full_like(pictures, blank)
+    canvas[:, top : top + inner[0], left : left + inner[1]] = sized
+    return canvas

@@ -37,6 +37,7 @@ class Method:
         batch: rows of the concept in each step, 1..64.
         prior: how many pictures of the class the base model is to draw for prior preservation; 0 for none.
         prior_weight: lambda of the prior's loss, 0 or more.
+        scaled: whether the pictures are also seen smaller and larger, and the sentences say so.
     """
 
     name: ClassVar[str]
@@ -48,6 +49,7 @@ class Method:
     batch: int = 4
     prior: int = 0
     prior_weight: float = 1.0
+    scaled: bool = False
 
     def __post_init__(self) -> None:
         bounds = {"steps": (0, 1e6), "batch": (1, 64), "prior": (0, 10_000), "rank": (1, 1024), "share": (0, 1)}
@@ -229,7 +231,16 @@ def personalize(
             "of the same size, is wanted."
         )
     module = method.start(backbone, word, class_word, seed)
-    own = Examples.of(backbone, pictures, word, masks, method.batch, seed=seed, templates=method.sentences)
+    own = Examples.of(
+        backbone,
+        pictures,
+        word,
+        masks,
+        method.batch,
+        seed=seed,
+        templates=method.sentences,
+        scaled=method.scaled,
+    )
     batches = own.batch
     if prior is not None and method.prior_weight:
         others = Examples.of(backbone, prior, class_word, None, method.batch, seed=seed, templates=method.sentences)
