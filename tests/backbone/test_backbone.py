@@ -344,6 +344,9 @@ class TestWords:
             pooled = pipeline.text_encoder(ids).pooler_output[0]
             assert torch.cosine_similarity(mean, pooled, dim=0).item() == pytest.approx(value, abs=1e-5)
         assert len(backbone.nearest_words(pictures, 10_000)) == len(backbone.real_words())
+        told = backbone.similarity(pictures, [f"a picture of a {word}" for word, _ in near])
+        assert told.tolist() == pytest.approx([value for _, value in near], abs=1e-5)
+        assert blind.similarity(pictures, ["a cat"]) is None
         stranger = Backbone.from_pipeline(StableDiffusionPipeline.from_pretrained(sd15, image_encoder=eye(16)))
         assert stranger.see(pictures).shape == (3, 16)
         assert stranger.nearest_words(pictures) is None

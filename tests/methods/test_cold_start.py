@@ -10,7 +10,7 @@ from namesake.edits import LowRankEdit, SecondPath, TokenEdit
 from namesake.errors import Refusal
 from namesake.generate import generate
 from namesake.methods.cold_start import ColdStart, class_of, personalize
-from namesake.train.examples import Examples, _moved
+from namesake.train.examples import Examples, _moved, describe
 from namesake.train.fit import dice
 
 
@@ -81,6 +81,27 @@ def test_every_picture_is_seen_alike_in_sentences_that_the_model_knows(backbone,
     known = Examples.of(backbone, pictures, "<it>", None, 4).prompts
     assert known
     assert not any("picture" in prompt for prompt in known)
+
+
+def test_prompts_say_what_the_picture_shows_beside_the_thing(backbone, pictures, monkeypatch):
+    assert describe(backbone, pictures, "cat") == ""  # a model that cannot see
+    asked = []
+
+    def similarity(pictures, prompts):
+        asked.extend(prompts)
+        return torch.tensor([0.2 * ("snow" in text) + 0.1 * ("neon" in text) + 0.5 * ("desert" in text) for text in prompts])
+
+    monkeypatch.setattr(backbone, "similarity", similarity)
+    monkeypatch.setattr(backbone, "unknown_words", lambda text: ["desert"] if "desert" in text else [])
+    assert describe(backbone, pictures, "cat") == " in the snow, neon"
+    assert asked[0] == "a picture of a cat"
+    assert not any("desert" in text for text in asked)
+    prompts = Examples.of(backbone, pictures, "<it>", None, 4, beside=" in the snow, neon").prompts
+    assert all(prompt.endswith(" in the snow, neon") for prompt in prompts)
+    edit = personalize(backbone, pictures, class_word="cat", steps=0)
+    assert edit.about.settings["context"] == "in the snow, neon"
+    plain = personalize(backbone, pictures, class_word="cat", steps=0, settings=ColdStart(context=False))
+    assert plain.about.settings["context"] == ""
 
 
 def test_shifted_variants_and_masks_move_together(backbone):

@@ -9,7 +9,7 @@ the word and of the weights, where the paper gives no form.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from jaxtyping import Bool, UInt8
@@ -18,7 +18,7 @@ from torch import Tensor
 from namesake.backbone import Backbone
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, check_word
 from namesake.errors import Refusal
-from namesake.train.examples import Examples
+from namesake.train.examples import Examples, describe
 from namesake.train.fit import Phase, TunedEdit, fit
 
 DEFAULT_CLASS = "object"
@@ -52,7 +52,8 @@ class ColdStart:
     rank: of the offsets, on every attention projection; their alpha equals it. blend: the share of the new word's path,
     when tuning and when drawing (DATE: 0.25); 1 leaves the hard path out. batch: rows of a step. word_rate,
     offset_rate: first learning rates (DATE: 2e-3). word_anchor, offset_anchor: see `TunedEdit`. shift: how far a tuned
-    picture is moved about at random, as a share of its side.
+    picture is moved about at random, as a share of its side. context: whether the tuning prompts say what the pictures
+    show beside the thing, where an image encoder can tell.
     """
 
     rank: int = 4
@@ -63,6 +64,7 @@ class ColdStart:
     word_anchor: float = 1e-2
     offset_anchor: float = 1e-3
     shift: float = 0.0
+    context: bool = True
 
     def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
         """The edit module of one concept: the hard word's own vectors, and offsets of no effect.
@@ -155,7 +157,9 @@ def personalize(
                 stacklevel=2,
             )
     module = settings.start(backbone, word, class_word, seed)
-    examples = Examples.of(backbone, pictures, word, masks, settings.batch, settings.shift, seed)
-    return fit(
+    beside = describe(backbone, pictures, class_word) if settings.context else ""
+    examples = Examples.of(backbone, pictures, word, masks, settings.batch, settings.shift, seed, beside)
+    edit = fit(
         backbone, module, examples.batch, settings.phases, steps=steps, seed=seed, progress=progress, strip=strip
     )
+    return replace(edit, about=replace(edit.about, settings={**edit.about.settings, "context": beside.strip(" ,")}))

@@ -8,11 +8,30 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.data.prompts import fill
+from namesake.data.prompts import PLACES, STYLES, fill
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
 
 VARIANTS = 8  # of each picture, where they are shifted
+
+
+def describe(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str) -> str:
+    """What pictures show beside their thing, such as " in the snow, watercolor"; "" where nothing describes them better.
+
+    A tuned word takes up all that its pictures show and its prompts do not say, a place as readily as the thing. What
+    the prompts say, it need not (measured in LOG.md). A model that cannot see pictures says nothing.
+
+    Args:
+        thing: the class word.
+    """
+    said = ""
+    for options in ([f" {place}" for place in PLACES], [f", {style}" for style in STYLES]):
+        ends = [said, *(said + option for option in options if not backbone.unknown_words(option))]
+        similarity = backbone.similarity(pictures, [f"a picture of a {thing}{end}" for end in ends])
+        if similarity is None:
+            return ""
+        said = ends[int(similarity.argmax())]
+    return said
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +56,12 @@ class Examples:
         rows: int,
         shift: float = 0.0,
         seed: int = 0,
+        beside: str = "",
     ) -> "Examples":
         """Encode pictures, `rows` to a batch; where `shift` (a share of the side) is not 0, each in variants moved
-        about by up to so much."""
-        known = tuple(prompt for prompt in fill(word) if not backbone.unknown_words(prompt))
+        about by up to so much. `beside` is what the pictures show beside the thing (`describe`); every prompt says it.
+        """
+        known = tuple(prompt for prompt in fill(word, beside) if not backbone.unknown_words(prompt))
         seen, kept = [pictures], [masks]
         if shift:
             reach = round(shift * pictures.shape[1])
@@ -56,7 +77,7 @@ class Examples:
                 raise Refusal("A picture's mask is empty; give a picture whose alpha shows the thing, or no mask.")
             whole = torch.stack([one for one in kept if one is not None], dim=1).flatten(0, 1)
             pooled = F.adaptive_avg_pool2d(whole[:, None].float(), (latents.shape[2], latents.shape[3]))
-        return Examples(latents, pooled, known or (word,), len(pictures), rows)
+        return Examples(latents, pooled, known or (word + beside,), len(pictures), rows)
 
     def batch(self, step: int, chance: torch.Generator) -> Batch:
         """Every picture as often as any other over the run, in a variant and a sentence drawn at random."""
