@@ -7,9 +7,9 @@ Settings are chosen on other concepts, one at a time:
 
     python runs/cold_start.py --split tuning --steps 12,50 --vary offset_rate=0.002,0.005,0.01
 
-Two processes share the work with `--part 0/2` and `--part 1/2`; the same command without a part then finds all measured and
-writes the tables. Concepts that are measured already are kept, so the run can be stopped and taken up again. Writes one JSON file and one
-sheet for each concept and `summary.json` into the folder, and prints the tables.
+Two processes share the work with `--part 0/2` and `--part 1/2`; the same command without a part then finds all measured
+and writes the tables. Concepts that are measured already are kept, so the run can be stopped and taken up again. Writes
+one JSON file and one sheet for each concept and `summary.json` into the folder, and prints the tables.
 """
 
 import json

@@ -89,7 +89,9 @@ def test_prompts_say_what_the_picture_shows_beside_the_thing(backbone, pictures,
 
     def similarity(pictures, prompts):
         asked.extend(prompts)
-        return torch.tensor([0.2 * ("snow" in text) + 0.1 * ("neon" in text) + 0.5 * ("desert" in text) for text in prompts])
+        return torch.tensor(
+            [0.2 * ("snow" in text) + 0.1 * ("neon" in text) + 0.5 * ("desert" in text) for text in prompts]
+        )
 
     monkeypatch.setattr(backbone, "similarity", similarity)
     monkeypatch.setattr(backbone, "unknown_words", lambda text: ["desert"] if "desert" in text else [])

@@ -461,9 +461,7 @@ class Backbone:
         ]
 
     @torch.no_grad()
-    def similarity(
-        self, pictures: UInt8[Tensor, "B H W 3"], prompts: Sequence[str]
-    ) -> Float[Tensor, "N"] | None:
+    def similarity(self, pictures: UInt8[Tensor, "B H W 3"], prompts: Sequence[str]) -> Float[Tensor, "N"] | None:
         """How well each of N prompts describes some pictures of one thing, -1..1.
 
         It is the cosine between the mean of the pictures' unit embeddings and the text embedding. The eye is the

@@ -632,7 +632,10 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
         logits = module(ids, where)
         both = target[:, None].expand(logits.shape[:-1])
         right = logits.argmax(-1) == both
-        figures = {"all right": float(right[:, 0].all(-1).float().mean()), "category": float(right[..., 0].float().mean())}
+        figures = {
+            "all right": float(right[:, 0].all(-1).float().mean()),
+            "category": float(right[..., 0].float().mean()),
+        }
         return F.cross_entropy(logits.flatten(0, 2), both.flatten()), figures
 
     averaged = run_stage("text_encoder", stage, module, optimizer, loss, batches, work, accelerator)
@@ -673,7 +676,9 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
 
     def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, ...]:
         easy = rng.binomial(count, easy_share(step, stage))
-        picked = [(pool, rng.integers(len(pool[0]), size=n)) for pool, n in zip(sets, (count - easy, easy), strict=True)]
+        picked = [
+            (pool, rng.integers(len(pool[0]), size=n)) for pool, n in zip(sets, (count - easy, easy), strict=True)
+        ]
         z = torch.cat([latents[chosen] for (latents, _), chosen in picked]).float()
         words = torch.cat([ids[chosen] for (_, ids), chosen in picked])
         words[torch.from_numpy(rng.uniform(size=count) < 0.1)] = empty
@@ -787,9 +792,7 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
     pictures, texts = np.concatenate([p for p, _ in both]), [text for _, told in both for text in told]
     wide = len(both[0][1])
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-    ids = tokenizer(
-        texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
-    ).input_ids
+    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
     text: Any = CLIPTextModel.from_pretrained(model / "text_encoder")
     text.to(accelerator.device, torch.float32).eval().requires_grad_(False)
     encoder = make_image_encoder()
