@@ -209,7 +209,7 @@ def test_easy_drawings_come_first():
 
 def test_the_text_encoder_learns_to_read(tmp_path):
     make_tokenizer(tmp_path, samples=200)
-    preset = replace(PRESETS["cpu"], text_encoder=Stage(30, 24, 2e-3, 2e-3, warmup=2, decay=0.5, average=0.9))
+    preset = replace(PRESETS["cpu"], text_encoder=Stage(30, 12, 2e-3, 2e-3, warmup=2, decay=0.5, average=0.9))
     train_text_encoder(preset, tmp_path, tmp_path, Accelerator(cpu=True))
     curve = [json.loads(line) for line in (tmp_path / "text_encoder.curve.jsonl").read_text().splitlines()]
     assert curve[-1]["loss"] < 0.9 * np.log(25)  # a running mean; it begins at chance
