@@ -26,7 +26,7 @@ LONGEST_CLASS = 8  # tokens
 # Words that say how, where or how drawn a thing is, not what it is. The image encoder finds them as readily.
 NO_THINGS = frozenset(
     """a an the and or of in on at by to from with without under over near next beside behind below beneath above atop
-    inside outside top left right side leaning tilted sitting standing wearing holding carrying
+    inside outside among top left right side leaning tilted sitting standing wearing holding carrying
     red orange yellow green teal blue purple pink brown black gray grey white scarlet crimson ruby tangerine amber
     golden gold lemon emerald lime turquoise cyan navy azure violet lilac rose salmon chocolate tan ebony dark silver
     ivory snowy bright light pale colorful colored
