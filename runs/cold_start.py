@@ -43,21 +43,23 @@ def main(
     from namesake.methods.cold_start import ColdStart, personalize
     from namesake.picturebook.judge import Judge
     from namesake.picturebook.scene import World
+    from namesake.recipes import cold_start_of
 
     def teach(settings: ColdStart, number: int, backbone: Any, picture: Any, class_word: str) -> namesake.Edit:
         return personalize(backbone, picture, word=WORD, class_word=class_word, steps=number, settings=settings)
 
     field, _, values = vary.partition("=")
-    settings = {"": ColdStart(), ", one path": ColdStart(blend=1.0)}
+    usual = cold_start_of("picturebook")
+    settings = {"": usual, ", one path": replace(usual, blend=1.0)}
     if vary:
         kind = type(getattr(ColdStart(), field))
-        settings = {f", {field} {value}": replace(ColdStart(), **{field: kind(value)}) for value in values.split(",")}
+        settings = {f", {field} {value}": replace(usual, **{field: kind(value)}) for value in values.split(",")}
     numbers = [int(number) for number in steps.split(",")]
     # After 0 steps all settings are the base model on the class word.
     arms = {
         f"{number} steps{name}": partial(teach, one, number)
         for number in numbers
-        for name, one in (settings.items() if number else [("", ColdStart())])
+        for name, one in (settings.items() if number else [("", usual)])
     }
     folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
     known = json.loads((folder / "world.json").read_text())

@@ -118,7 +118,7 @@ def personalize(
     word: str = "<it>",
     class_word: str | None = None,
     masks: Bool[Tensor, "B H W"] | None = None,
-    steps: int = 50,
+    steps: int = 100,
     seed: int = 0,
     settings: ColdStart | None = None,
     progress: Callable[[int, int], object] | None = None,
