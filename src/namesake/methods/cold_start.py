@@ -11,15 +11,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, check_word
+from namesake.edits import Edit, SecondPath, TokenEdit, about, check_word
 from namesake.errors import Refusal
 from namesake.train.examples import Examples, describe
-from namesake.train.fit import Phase, TunedEdit, fit
+from namesake.train.fit import Phase, TunedEdit, fit, idle_offsets
 
 DEFAULT_CLASS = "object"
 LONGEST_CLASS = 8  # tokens
@@ -67,11 +66,7 @@ class ColdStart:
     context: bool = True
 
     def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
-        """The edit module of one concept: the hard word's own vectors, and offsets of no effect.
-
-        `down` is normal with standard deviation 1 / sqrt(in), so its products keep the size of what they read; `up` is
-        zero, so the offset is.
-        """
+        """The edit module of one concept: the hard word's own vectors, and offsets of no effect."""
         vectors = []
         for tokenizer, encoder in zip(backbone.tokenizers, backbone.text_encoders, strict=True):
             ids = tokenizer(class_word, add_special_tokens=False).input_ids
@@ -80,18 +75,10 @@ class ColdStart:
                     f"The class {class_word!r} is {len(ids)} tokens long; a word or two are wanted, such as cat."
                 )
             vectors.append(encoder.get_input_embeddings().weight[ids].detach().float().cpu())
-        chance = torch.Generator().manual_seed(seed)
-        factors = {
-            site.path: (
-                torch.randn(self.rank, site.in_dim, generator=chance) / site.in_dim**0.5,
-                torch.zeros(site.out_dim, self.rank),
-            )
-            for site in backbone.sites
-        }
         settings = {name: value for name, value in asdict(self).items() if name != "blend"}
         paths = (SecondPath(class_word, self.blend),) if self.blend < 1 else ()
         edit = Edit(
-            (TokenEdit(word, tuple(vectors)), LowRankEdit(factors, float(self.rank)), *paths),
+            (TokenEdit(word, tuple(vectors)), idle_offsets(backbone.sites, self.rank, seed), *paths),
             about(backbone, "cold start", class_word, **settings),
         )
         return TunedEdit(edit, backbone, self.word_anchor, self.offset_anchor)

@@ -83,6 +83,11 @@ class Preset:
     judge_drawings: int
     judge_minutes: float
 
+    @property
+    def easy_drawings(self) -> int:
+        """How many easy drawings lie ahead beside the others: a third as many."""
+        return self.drawings // 3
+
 
 _CPU = Preset(
     world=SMALL_WORLD,
@@ -502,6 +507,14 @@ def normalize_latents(vae: Any, pictures: Tensor) -> None:
     vae.post_quant_conv.weight *= std[None, :, None, None]
 
 
+def token_ids(tokenizer: Any, texts: list[str]) -> Tensor:
+    """Token ids `[N, 48]` of captions, padded or cut to `TEXT_LENGTH`."""
+    ids: Tensor = tokenizer(
+        texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
 @torch.no_grad()
 def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     """Latents (posterior means, fp16 `[N, 8, 16, 16]`) and token ids (`[N, 48]`) of all drawings of a folder.
@@ -529,7 +542,7 @@ def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[T
     accelerator.wait_for_everyone()
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     texts = [text for shard in shards for text in json.loads(shard.read_text())]
-    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+    ids = token_ids(tokenizer, texts)
     return torch.from_numpy(np.concatenate([np.load(shard.with_suffix(".latents.npy")) for shard in shards])), ids
 
 
@@ -615,13 +628,7 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
 
     def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, ...]:
         scenes = [drawings.scene(int(i)) for i in rng.integers(2**31, size=count)]
-        ids = tokenizer(
-            [c.text for *_, c in scenes],
-            padding="max_length",
-            truncation=True,
-            max_length=TEXT_LENGTH,
-            return_tensors="pt",
-        ).input_ids
+        ids = token_ids(tokenizer, [c.text for *_, c in scenes])
         end = (ids == tokenizer.eos_token_id).int().argmax(1)
         later = torch.from_numpy(rng.uniform(size=count)) * (TEXT_LENGTH - end)
         target = torch.tensor([answers(made, scene, c.named, preset.world) for made, scene, c in scenes])
@@ -665,7 +672,7 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
         if (model / "unet").exists():
             unet.load_state_dict(load_file(model / "unet" / "diffusion_pytorch_model.safetensors"))
     module = _Denoising(unet, text).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    empty = tokenizer("", padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids[0]
+    empty = token_ids(tokenizer, [""])[0]
     scheduler = make_scheduler()
     cumulative = scheduler.alphas_cumprod.to(accelerator.device)
     stage = preset.unet
@@ -763,13 +770,7 @@ def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any
     vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(device, torch.float32)
     drawings = Drawings("tuning", world, seed=5)
     scenes = [drawings.scene(i) for i in range(count)]
-    ids = tokenizer(
-        [c.text for *_, c in scenes] + [""],
-        padding="max_length",
-        truncation=True,
-        max_length=TEXT_LENGTH,
-        return_tensors="pt",
-    ).input_ids
+    ids = token_ids(tokenizer, [c.text for *_, c in scenes] + [""])
     z = sample_latents(module, ids[:-1], ids[-1:], device=device)
     pictures = ((vae.decode(z).sample.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -792,7 +793,7 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
     pictures, texts = np.concatenate([p for p, _ in both]), [text for _, told in both for text in told]
     wide = len(both[0][1])
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+    ids = token_ids(tokenizer, texts)
     text: Any = CLIPTextModel.from_pretrained(model / "text_encoder")
     text.to(accelerator.device, torch.float32).eval().requires_grad_(False)
     encoder = make_image_encoder()
@@ -854,7 +855,7 @@ def write_index(model: Path, world: World) -> None:
 
 
 def _drawn(preset: Preset, work: Path) -> Iterator[int]:
-    for done in draw_ahead(work / "easy", preset.drawings // 3, world=preset.world, seed=77, easy=True):
+    for done in draw_ahead(work / "easy", preset.easy_drawings, world=preset.world, seed=77, easy=True):
         yield done
     for more in draw_ahead(work / "drawings", preset.drawings, world=preset.world):
         yield done + more
@@ -896,7 +897,7 @@ def main(
             from rich.progress import Progress
 
             with Progress() as progress:
-                task = progress.add_task("drawings", total=recipe.drawings + recipe.drawings // 3)
+                task = progress.add_task("drawings", total=recipe.drawings + recipe.easy_drawings)
                 for done in _drawn(recipe, work):
                     progress.update(task, completed=done)
         elif name in ("autoencoder", "decoder"):
