@@ -85,7 +85,7 @@ class Preset:
 
     @property
     def easy_drawings(self) -> int:
-        """How many easy drawings lie ahead beside the others: a third as many."""
+        """How many easy drawings lie ahead beside the others, and how many joined ones: a third as many of each."""
         return self.drawings // 3
 
 
@@ -458,7 +458,7 @@ def train_autoencoder(
         vae.encoder.requires_grad_(False)  # type: ignore[operator,union-attr]
         vae.quant_conv.requires_grad_(False)  # type: ignore[operator,union-attr]
     module = _Autoencoding(vae).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pictures = torch.from_numpy(read_ahead(work / "drawings")[0])
+    pictures = torch.from_numpy(read_ahead(work / "all")[0])
     held = torch.from_numpy(
         np.stack([d.picture for d, _ in (Drawings("tuning", preset.world)[i] for i in range(64))])
     ).to(accelerator.device)
@@ -650,12 +650,17 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
         cast(Any, averaged).text.to("cpu", torch.float16).save_pretrained(model / "text_encoder")
 
 
-def easy_share(step: int, stage: Stage) -> float:
-    """The share of easy drawings at a step: 80 % in the first half of the stage, then falling to 30 % at its end.
+SCENES = ("all", "easy", "joined")
+"""The kinds of drawings that lie ahead (`Drawings.scenes`); each has its folder under the work folder."""
 
-    Where it fell to none at the half, the loss that a wrong category costs stopped growing as it fell (LOG.md).
+
+def scene_shares(step: int, stage: Stage) -> tuple[float, float, float]:
+    """The shares of all, easy and joined drawings at a step of the U-Net's stage: 20, 80, 0 % in its first half, then 30, 25, 45 %.
+
+    Where easy drawings fell to none at the half, the loss that a wrong category costs stopped growing; where no easy drawing was
+    joined by a thing worn, 95 % of the pictures lacked it (LOG.md).
     """
-    return 0.8 - 0.5 * max(0.0, 2 * step / stage.steps - 1)
+    return (0.2, 0.8, 0.0) if step < stage.steps / 2 else (0.3, 0.25, 0.45)
 
 
 def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
@@ -664,7 +669,7 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-    sets = [encode_ahead(work / folder, model, accelerator) for folder in ("drawings", "easy")]
+    sets = [encode_ahead(work / folder, model, accelerator) for folder in SCENES]
     unet, text = make_unet(), make_text_encoder(tokenizer)
     if not (work / "unet.ckpt").exists():
         if (model / "text_encoder").exists():
@@ -682,10 +687,8 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     )
 
     def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, ...]:
-        easy = rng.binomial(count, easy_share(step, stage))
-        picked = [
-            (pool, rng.integers(len(pool[0]), size=n)) for pool, n in zip(sets, (count - easy, easy), strict=True)
-        ]
+        counts = rng.multinomial(count, scene_shares(step, stage))
+        picked = [(pool, rng.integers(len(pool[0]), size=n)) for pool, n in zip(sets, counts, strict=True)]
         z = torch.cat([latents[chosen] for (latents, _), chosen in picked]).float()
         words = torch.cat([ids[chosen] for (_, ids), chosen in picked])
         words[torch.from_numpy(rng.uniform(size=count) < 0.1)] = empty
@@ -789,7 +792,7 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
     """The image encoder learns by CLIP's loss to meet the frozen text encoder's pooled output."""
     from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
-    both = [read_ahead(work / folder) for folder in ("drawings", "easy")]
+    both = [read_ahead(work / folder) for folder in ("all", "easy")]
     pictures, texts = np.concatenate([p for p, _ in both]), [text for _, told in both for text in told]
     wide = len(both[0][1])
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
@@ -855,10 +858,12 @@ def write_index(model: Path, world: World) -> None:
 
 
 def _drawn(preset: Preset, work: Path) -> Iterator[int]:
-    for done in draw_ahead(work / "easy", preset.easy_drawings, world=preset.world, seed=77, easy=True):
-        yield done
-    for more in draw_ahead(work / "drawings", preset.drawings, world=preset.world):
-        yield done + more
+    done = 0
+    for seed, scenes in enumerate(SCENES):
+        count = preset.drawings if scenes == "all" else preset.easy_drawings
+        for part in draw_ahead(work / scenes, count, world=preset.world, seed=77 * seed, scenes=scenes):
+            yield done + part
+        done += count
 
 
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
@@ -897,7 +902,7 @@ def main(
             from rich.progress import Progress
 
             with Progress() as progress:
-                task = progress.add_task("drawings", total=recipe.drawings + recipe.easy_drawings)
+                task = progress.add_task("drawings", total=recipe.drawings + 2 * recipe.easy_drawings)
                 for done in _drawn(recipe, work):
                     progress.update(task, completed=done)
         elif name in ("autoencoder", "decoder"):
