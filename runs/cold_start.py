@@ -7,9 +7,9 @@ Settings are chosen on other concepts, one at a time:
 
     python runs/cold_start.py --split tuning --steps 12,50 --vary offset_rate=0.002,0.005,0.01
 
-Two processes share the work with `--part 0/2` and `--part 1/2`; the same command without a part then finds all measured and
-writes the tables. Concepts that are measured already are kept, so the run can be stopped and taken up again. Writes one JSON file and one
-sheet for each concept and `summary.json` into the folder, and prints the tables.
+Two processes share the work with `--part 0/2` and `--part 1/2`; the same command without a part then finds all measured
+and writes the tables. Concepts that are measured already are kept, so the run can be stopped and taken up again. Writes
+one JSON file and one sheet for each concept and `summary.json` into the folder, and prints the tables.
 """
 
 import json
@@ -40,24 +40,26 @@ def main(
     import namesake
     from namesake.backbone import Backbone
     from namesake.evaluate.cold_start import WORD, by_kind, measure, summary, table
-    from namesake.methods.cold_start import ColdStart, personalize
     from namesake.picturebook.judge import Judge
     from namesake.picturebook.scene import World
+    from namesake.recipes import COLD_START, method_of
+    from namesake.train.tune import Method, personalize
 
-    def teach(settings: ColdStart, number: int, backbone: Any, picture: Any, class_word: str) -> namesake.Edit:
-        return personalize(backbone, picture, word=WORD, class_word=class_word, steps=number, settings=settings)
+    def teach(settings: Method, number: int, backbone: Any, picture: Any, class_word: str) -> namesake.Edit:
+        return personalize(backbone, settings, picture, word=WORD, class_word=class_word, steps=number)
 
     field, _, values = vary.partition("=")
-    settings = {"": ColdStart(), ", one path": ColdStart(blend=1.0)}
+    usual = method_of(COLD_START, "picturebook")
+    settings = {"": usual, ", one path": replace(usual, blend=1.0)}
     if vary:
-        kind = type(getattr(ColdStart(), field))
-        settings = {f", {field} {value}": replace(ColdStart(), **{field: kind(value)}) for value in values.split(",")}
+        kind = type(getattr(usual, field))
+        settings = {f", {field} {value}": replace(usual, **{field: kind(value)}) for value in values.split(",")}
     numbers = [int(number) for number in steps.split(",")]
     # After 0 steps all settings are the base model on the class word.
     arms = {
         f"{number} steps{name}": partial(teach, one, number)
         for number in numbers
-        for name, one in (settings.items() if number else [("", ColdStart())])
+        for name, one in (settings.items() if number else [("", usual)])
     }
     folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
     known = json.loads((folder / "world.json").read_text())

@@ -124,6 +124,22 @@ def text_encoder(tokenizer, width: int, seed: int, projection: bool = False):
     return fill((CLIPTextModelWithProjection if projection else CLIPTextModel)(config), seed)
 
 
+def image_encoder(width: int, seed: int):
+    """A tiny CLIP image encoder of 32 pixel pictures whose projection is `width` wide."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        projection_dim=width,
+    )
+    return fill(CLIPVisionModelWithProjection(config), seed)
+
+
 def write_mini(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write the mini of `kind` ("sd15", "sd21", "sdxl") as an ordinary diffusers folder, and return the folder.
 

@@ -39,6 +39,10 @@ OWN_WORLD = {"picturebook": 2.0}
 
 COLD_START = "cold-start"  # the method by default
 
+# What methods need otherwise on the picture book than on Stable Diffusion, for which their own settings are. The cold
+# start: DATE's offset rate of 2e-3 leaves a word pale after 50 steps where 6e-3 brings its colours (LOG.md).
+PICTUREBOOK: dict[str, dict[str, Any]] = {"cold-start": {"offset_rate": 6e-3}}
+
 # A place, a style, a thing worn, a second thing: what a concept must be able to enter.
 DEMO_PROMPTS = ("{} on the beach", "{}, watercolor", "{} wearing a crown", "{} next to a red ball")
 
@@ -111,13 +115,13 @@ def personalize(
         _well_formed(word)
     if output is not None:
         output = _concept_place(Path(output))
-    tuned = _method(method)
+    method_of(method, "")  # refused before anything is read
     from namesake.data.pictures import read_pictures
 
     seen = read_pictures(pictures, mask_from_alpha=mask)
     clock = _Clock()
     backbone = _backbone(model, clock, report)
-    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report, tuned)
+    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report, method)
     if output is not None:
         if output.is_dir():
             output = _unused(output / f"{edit.placeholders[0].strip('<>')}.safetensors")
@@ -128,19 +132,15 @@ def personalize(
 def methods() -> str:
     """What can make a concept, in lines of text: what each method trains, what its file holds, and what it costs."""
     from namesake.methods import METHODS
-    from namesake.methods.cold_start import ColdStart
 
-    begun = ColdStart()
-    rows = [(COLD_START, "the word and low-rank offsets, blended with the real word", "1.6 MB", 50, begun.batch, 0)]
-    rows += [(name, one.trains, one.stores, one.steps, one.batch, one.prior) for name, one in METHODS.items()]
     lines = []
-    for name, trains, stores, steps, batch, prior in rows:
-        beside = f", and as many of {prior} pictures of the class, drawn first" if prior else ""
+    for name, one in METHODS.items():
+        beside = f", and as many of {one.prior} pictures of the class, drawn first" if one.prior else ""
         lines += [
             f"{name}{' (by default)' if name == COLD_START else ''}",
-            f"  trains  {trains}",
-            f"  stores  {stores} for Stable Diffusion 1.5",
-            f"  costs   {steps:,} steps of {batch} row{'s' * (batch > 1)}{beside}",
+            f"  trains  {one.trains}",
+            f"  stores  {one.stores} for Stable Diffusion 1.5",
+            f"  costs   {one.steps:,} steps of {one.batch} row{'s' * (one.batch > 1)}{beside}",
         ]
     return "\n".join(lines)
 
@@ -381,16 +381,17 @@ def _teach(
     seed: int,
     clock: _Clock,
     report: Report,
-    method: "Method | None" = None,
+    name: str = COLD_START,
 ) -> "Edit":
-    """The edit of a concept, by a tuned method or, without one, from a cold start."""
+    """The edit of a concept, by the method of that name."""
     import numpy as np
     import torch
 
     from namesake.edits import check_word
-    from namesake.methods import cold_start
     from namesake.train import tune
+    from namesake.train.examples import class_of
 
+    method = method_of(name, backbone.name)
     square = [one.squared(backbone.size) for one in seen]
     pixels = torch.from_numpy(np.stack([one.pixels for one in square]))
     masks = None
@@ -406,7 +407,7 @@ def _teach(
                 "name a model of photographs with --model."
             )
     if class_word is None:
-        class_word, near = cold_start.class_of(backbone, pixels)
+        class_word, near = class_of(backbone, pixels)
         reason = "it looks most like that" if near is not None else "this model cannot see pictures"
         report.say(f'taking it for "{class_word}", as {reason}; say better with --class')
     word = word or f"<my-{'-'.join(re.findall('[a-z0-9]+', class_word.lower())) or 'thing'}>"
@@ -414,14 +415,11 @@ def _teach(
     options: dict[str, Any] = {"word": word, "class_word": class_word, "masks": masks, "seed": seed}
     if steps is not None:
         options["steps"] = steps
-    if method is not None and method.prior and steps != 0:
+    if method.prior and steps != 0:
         tune.word_vectors(backbone, method.reads(class_word))  # refused now rather than after the drawing
         options["prior"] = _prior(backbone, method.sentences[0].format(class_word), method.prior, clock, report)
     with clock("learning"), report.bar(f"learning {word}") as progress:
-        if method is None:
-            edit = cold_start.personalize(backbone, pixels, progress=progress, **options)
-        else:
-            edit = tune.personalize(backbone, method, pixels, progress=progress, **options)
+        edit = tune.personalize(backbone, method, pixels, progress=progress, **options)
     if ended := edit.about.settings.get("ended"):
         report.warn(
             f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is."
@@ -429,15 +427,13 @@ def _teach(
     return edit
 
 
-def _method(name: str) -> "Method | None":
-    """A tuned method by name; None is the cold start."""
-    if name == COLD_START:
-        return None
+def method_of(name: str, model: str) -> "Method":
+    """A tuned method by name, with the settings that suit a model by its short name; Refusal for an unknown method."""
     from namesake.methods import METHODS
 
     if name not in METHODS:
-        raise Refusal(f"There is no method {name!a}; choose one of {', '.join((COLD_START, *METHODS))}.")
-    return METHODS[name]
+        raise Refusal(f"There is no method {name!a}; choose one of {', '.join(METHODS)}.")
+    return replace(METHODS[name], **(PICTUREBOOK.get(name, {}) if model == "picturebook" else {}))
 
 
 def _prior(backbone: "Backbone", prompt: str, count: int, clock: _Clock, report: Report) -> "UInt8[Tensor, '_ _ _ 3']":

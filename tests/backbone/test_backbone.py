@@ -312,26 +312,13 @@ class TestWords:
 
     def test_seeing(self, sd15: Path, tmp_path: Path):
         from diffusers import StableDiffusionPipeline
-        from minis import fill
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-        def eye(width: int):
-            config = CLIPVisionConfig(
-                hidden_size=16,
-                intermediate_size=16,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                image_size=32,
-                patch_size=8,
-                projection_dim=width,
-            )
-            return fill(CLIPVisionModelWithProjection(config), 5)
+        from minis import image_encoder
 
         pictures = torch.randint(0, 256, (3, 48, 64, 3), dtype=torch.uint8)
         blind = Backbone.load(sd15, device="cpu")
         assert blind.see(pictures) is None
         assert blind.nearest_words(pictures, 3) is None
-        pipeline = StableDiffusionPipeline.from_pretrained(sd15, image_encoder=eye(32))
+        pipeline = StableDiffusionPipeline.from_pretrained(sd15, image_encoder=image_encoder(32, 5))
         backbone = Backbone.from_pipeline(pipeline)
         seen = backbone.see(pictures)
         assert seen.shape == (3, 32)
@@ -344,7 +331,12 @@ class TestWords:
             pooled = pipeline.text_encoder(ids).pooler_output[0]
             assert torch.cosine_similarity(mean, pooled, dim=0).item() == pytest.approx(value, abs=1e-5)
         assert len(backbone.nearest_words(pictures, 10_000)) == len(backbone.real_words())
-        stranger = Backbone.from_pipeline(StableDiffusionPipeline.from_pretrained(sd15, image_encoder=eye(16)))
+        told = backbone.similarity(pictures, [f"a picture of a {word}" for word, _ in near])
+        assert told.tolist() == pytest.approx([value for _, value in near], abs=1e-5)
+        assert blind.similarity(pictures, ["a cat"]) is None
+        stranger = Backbone.from_pipeline(
+            StableDiffusionPipeline.from_pretrained(sd15, image_encoder=image_encoder(16, 5))
+        )
         assert stranger.see(pictures).shape == (3, 16)
         assert stranger.nearest_words(pictures) is None
 

@@ -9,9 +9,10 @@ from namesake.backbone import Backbone
 from namesake.edits import LowRankEdit, SecondPath, TokenEdit
 from namesake.errors import Refusal
 from namesake.generate import generate
-from namesake.methods.cold_start import ColdStart, class_of, personalize
-from namesake.train.examples import Examples, _moved
+from namesake.methods.cold_start import ColdStart
+from namesake.train.examples import Examples, _moved, class_of, describe
 from namesake.train.fit import dice
+from namesake.train.tune import personalize
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def pictures():
 @pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
 def test_no_step_is_the_base_model_on_the_hard_word_to_the_bit(minis, kind, pictures):
     backbone = Backbone.load(minis[kind], device="cpu")
-    edit = personalize(backbone, pictures, word="<my-cat>", class_word="cat", steps=0)
+    edit = personalize(backbone, ColdStart(), pictures, word="<my-cat>", class_word="cat", steps=0)
     new = generate(backbone, "<my-cat> on the beach", edit, steps=2, size=64)
     old = generate(backbone, "cat on the beach", steps=2, size=64)
     assert (new[0].pixels == old[0].pixels).all()
@@ -37,7 +38,7 @@ def test_no_step_is_the_base_model_on_the_hard_word_to_the_bit(minis, kind, pict
 
 
 def test_steps_change_what_is_drawn_and_the_edit_says_how_it_was_made(backbone, pictures):
-    edit = personalize(backbone, pictures, word="<my-cat>", class_word="red cat", steps=2, seed=3)
+    edit = personalize(backbone, ColdStart(), pictures, word="<my-cat>", class_word="red cat", steps=2, seed=3)
     assert edit.of(TokenEdit)[0].vectors[0].shape[0] == 2  # a class of two words is a word of two vectors
     assert edit.of(SecondPath)[0] == SecondPath("red cat", 0.25)
     assert (edit.about.method, edit.about.class_word, edit.about.base) == ("cold start", "red cat", backbone.name)
@@ -47,20 +48,20 @@ def test_steps_change_what_is_drawn_and_the_edit_says_how_it_was_made(backbone, 
     new = generate(backbone, "<my-cat> on the beach", edit, steps=2, size=64)
     old = generate(backbone, "red cat on the beach", steps=2, size=64)
     assert (new[0].pixels != old[0].pixels).any()
-    plain = personalize(backbone, pictures, class_word="cat", steps=0, settings=ColdStart(blend=1.0))
+    plain = personalize(backbone, ColdStart(blend=1.0), pictures, class_word="cat", steps=0)
     assert not plain.of(SecondPath)
 
 
 def test_the_class_is_a_word_for_a_thing_or_object_with_a_warning(backbone, pictures, monkeypatch):
     with pytest.warns(UserWarning, match="object"):
-        edit = personalize(backbone, pictures, steps=0)
+        edit = personalize(backbone, ColdStart(), pictures, steps=0)
     assert edit.about.class_word == "object"
     found = [("red", 0.9), ("beach", 0.8), ("robot", 0.7), ("cat", 0.6)]
     monkeypatch.setattr(backbone, "nearest_words", lambda pictures, n: found)
     assert class_of(backbone, pictures) == ("robot", 0.7)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert personalize(backbone, pictures, steps=0).about.class_word == "robot"
+        assert personalize(backbone, ColdStart(), pictures, steps=0).about.class_word == "robot"
 
 
 def test_every_picture_is_seen_alike_in_sentences_that_the_model_knows(backbone, monkeypatch):
@@ -83,6 +84,29 @@ def test_every_picture_is_seen_alike_in_sentences_that_the_model_knows(backbone,
     assert not any("picture" in prompt for prompt in known)
 
 
+def test_prompts_say_what_the_picture_shows_beside_the_thing(backbone, pictures, monkeypatch):
+    assert describe(backbone, pictures, "cat") == ""  # a model that cannot see
+    asked = []
+
+    def similarity(pictures, prompts):
+        asked.extend(prompts)
+        return torch.tensor(
+            [0.2 * ("snow" in text) + 0.1 * ("neon" in text) + 0.5 * ("desert" in text) for text in prompts]
+        )
+
+    monkeypatch.setattr(backbone, "similarity", similarity)
+    monkeypatch.setattr(backbone, "unknown_words", lambda text: ["desert"] if "desert" in text else [])
+    assert describe(backbone, pictures, "cat") == " in the snow, neon"
+    assert asked[0] == "a picture of a cat"
+    assert not any("desert" in text for text in asked)
+    prompts = Examples.of(backbone, pictures, "<it>", None, 4, beside=" in the snow, neon").prompts
+    assert all(prompt.endswith(" in the snow, neon") for prompt in prompts)
+    edit = personalize(backbone, ColdStart(), pictures, class_word="cat", steps=0)
+    assert edit.about.settings["context"] == "in the snow, neon"
+    plain = personalize(backbone, ColdStart(context=False), pictures, class_word="cat", steps=0)
+    assert plain.about.settings["context"] == ""
+
+
 def test_shifted_variants_and_masks_move_together(backbone):
     picture = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
     picture[0, 16:48, 16:48] = 255
@@ -100,9 +124,9 @@ def test_shifted_variants_and_masks_move_together(backbone):
 
 def test_what_cannot_be_learned_is_refused(backbone, pictures):
     with pytest.raises(Refusal, match="no picture"):
-        personalize(backbone, pictures[:0], class_word="cat")
+        personalize(backbone, ColdStart(), pictures[:0], class_word="cat")
     with pytest.raises(Refusal, match="malformed"):
-        personalize(backbone, pictures, word="my cat", class_word="cat")
+        personalize(backbone, ColdStart(), pictures, word="my cat", class_word="cat")
     for word in ("", "a cat and a dog and a robot and a house"):
-        with pytest.raises(Refusal, match="tokens long"):
-            personalize(backbone, pictures, class_word=word)
+        with pytest.raises(Refusal, match="1 to 8 ordinary tokens"):
+            personalize(backbone, ColdStart(), pictures, class_word=word)

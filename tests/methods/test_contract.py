@@ -49,6 +49,12 @@ def unet(backbone):
 
 
 ROWS = {
+    "cold-start": Row(
+        {"word_rate": 1e-2, "offset_rate": 1e-2},
+        "cat",
+        lambda b: lora(b) + vectors(b, "cat"),
+        lambda b: lora(b) + vectors(b, "cat"),
+    ),
     "textual-inversion": Row({"rate": 1e-2}, "cat", lambda b: vectors(b, "cat"), lambda b: vectors(b, "cat")),
     "textual-inversion-style": Row(
         {"rate": 1e-2, "copies": 3}, "cat cat cat", lambda b: 3 * vectors(b, "cat"), lambda b: 3 * vectors(b, "cat")

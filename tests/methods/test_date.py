@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from minis import fill
+from minis import image_encoder
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
@@ -34,21 +34,10 @@ KINDS = ("picturebook", "sd15", "sd21", "sdxl")
 
 def opened(kind, minis):
     """A model with an image encoder of its own: the minis come without one."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
     if kind == "picturebook":
         return Backbone.load(device="cpu")
     backbone = Backbone.load(minis[kind], device="cpu")
-    config = CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-        projection_dim=48 if kind == "sdxl" else 32,
-    )
-    eye = fill(CLIPVisionModelWithProjection(config), 50)
+    eye = image_encoder(48 if kind == "sdxl" else 32, 50)
     backbone.pipeline.register_modules(image_encoder=eye.eval().requires_grad_(False))
     return backbone
 

@@ -448,10 +448,30 @@ class Backbone:
     def nearest_words(self, pictures: UInt8[Tensor, "B H W 3"], n: int = 1) -> list[tuple[str, float]] | None:
         """The real words whose "a picture of a {word}" is nearest to some pictures of one thing, best first.
 
-        The similarity is the cosine between the mean of the pictures' unit embeddings and the text embedding, -1..1.
-        The eye is the pipeline's image encoder where it is aligned with the pipeline's text, else CLIP ViT-L/14 with
-        its own text tower where that is in the hub's cache; else there is no answer: None.
+        The similarity is that of `similarity`; without an eye for it there is no answer: None.
         """
+        seen = self._mean_seen(pictures)
+        if seen is None:
+            return None
+        words = self.real_words()[: None if "words" in self._card else COMMON_WORDS]
+        similarity = self._word_embeddings @ seen.to(self._word_embeddings.device)
+        best = similarity.topk(min(n, len(words)))
+        return [
+            (words[place].text, value) for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def similarity(self, pictures: UInt8[Tensor, "B H W 3"], prompts: Sequence[str]) -> Float[Tensor, "N"] | None:
+        """How well each of N prompts describes some pictures of one thing, -1..1.
+
+        It is the cosine between the mean of the pictures' unit embeddings and the text embedding. The eye is the
+        pipeline's image encoder where it is aligned with the pipeline's text, else CLIP ViT-L/14 with its own text
+        tower where that is in the hub's cache; else there is no answer: None.
+        """
+        seen = self._mean_seen(pictures)
+        return None if seen is None else (self._text_embeddings(prompts) @ seen).cpu()
+
+    def _mean_seen(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "P"] | None:
         if self._own_eye:
             seen = self.see(pictures)
         elif self._clip is not None:
@@ -459,13 +479,7 @@ class Backbone:
         else:
             return None
         assert seen is not None
-        words = self.real_words()[: None if "words" in self._card else COMMON_WORDS]
-        mean = F.normalize(F.normalize(seen, dim=-1).mean(0), dim=-1)
-        similarity = self._word_embeddings @ mean.to(self._word_embeddings.device)
-        best = similarity.topk(min(n, len(words)))
-        return [
-            (words[place].text, value) for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        return F.normalize(F.normalize(seen, dim=-1).mean(0), dim=-1)
 
     @property
     def _own_eye(self) -> bool:
@@ -493,16 +507,19 @@ class Backbone:
     @torch.no_grad()
     def _word_embeddings(self) -> Float[Tensor, "W P"]:
         """Unit text embeddings of the words that `nearest_words` looks at, in their order."""
+        words = self.real_words()[: None if "words" in self._card else COMMON_WORDS]
+        return self._text_embeddings([f"a picture of a {word.text}" for word in words])
+
+    def _text_embeddings(self, prompts: Sequence[str]) -> Float[Tensor, "N P"]:
+        """Unit text embeddings of prompts in the space of the eye."""
         if self._own_eye:
             encoder, tokenizer = self.text_encoders[-1], self.tokenizers[-1]
         else:
             assert self._clip is not None
             encoder, tokenizer = self._clip
-        words = self.real_words()[: None if "words" in self._card else COMMON_WORDS]
         found = []
-        for start in range(0, len(words), 256):
-            prompts = [f"a picture of a {word.text}" for word in words[start : start + 256]]
-            inputs = tokenizer(prompts, padding=True, return_tensors="pt").to(self.device)
+        for start in range(0, len(prompts), 256):
+            inputs = tokenizer(list(prompts[start : start + 256]), padding=True, return_tensors="pt").to(self.device)
             # The pooled output stands at the first end token, so padding up to the longest is enough.
             if self._own_eye:
                 output = encoder(input_ids=inputs.input_ids)

@@ -34,6 +34,39 @@ STYLE_TEMPLATES = (
 )
 
 
-def fill(word: str, templates: tuple[str, ...] = TEMPLATES) -> tuple[str, ...]:
-    """Every template with `word` (a placeholder or a class word) in its place."""
-    return tuple(template.format(word) for template in templates)
+def fill(word: str, templates: tuple[str, ...] = TEMPLATES, beside: str = "") -> tuple[str, ...]:
+    """Every template with `word` (a placeholder or a class word) in its place, and what the picture shows beside it."""
+    return tuple(template.format(word) + beside for template in templates)
+
+
+PLACES = (
+    "on the beach", "in the forest", "in the snow", "in the city", "in the street", "in the desert", "underwater",
+    "in space", "in the kitchen", "on a wooden table", "in a meadow", "in the grass", "in the garden", "at sunset",
+    "at night", "in the bedroom", "in a room", "on the rug", "on a sofa", "in the mountains",
+)  # fmt: skip
+STYLES = (
+    "pencil drawing", "pixel art", "watercolor", "neon", "blueprint", "stained glass", "oil painting", "cartoon",
+    "3d render",
+)  # fmt: skip
+"""Where pictures that people bring were taken, and how they are drawn; see `train.examples.describe`."""
+
+# Words that say how, where or how drawn a thing is, not what it is. The image encoder finds them as readily.
+NO_THINGS = frozenset(
+    """a an the and or of in on at by to from with without under over near next beside behind below beneath above atop
+    inside outside among top left right side leaning tilted sitting standing wearing holding carrying
+    red orange yellow green teal blue purple pink brown black gray grey white scarlet crimson ruby tangerine amber
+    golden gold lemon emerald lime turquoise cyan navy azure violet lilac rose salmon chocolate tan ebony dark silver
+    ivory snowy bright light pale colorful colored
+    plain solid striped stripy banded spotted dotted speckled checkered chequered checked zigzag wavy starry starred
+    hearted heart stripes bands spots dots checks squares zigzags waves stars hearts patches blotches emblem patch badge
+    small little tiny big large huge cute lovely nice pretty funny beautiful old new young good great best
+    picture pictures photo photos image images drawing illustration painting watercolor watercolour aquarelle gouache
+    sketch pencil doodle cartoon clipart storybook flat pixel pixels pixelated art retro game sprite neon glowing lights
+    sign blueprint technical schematic stained glass mosaic window oil canvas impressionist
+    beach sea sand seaside shore holiday forest woods firs pine jungle snow mountains winter alps ice city street
+    downtown town road skyscrapers desert dune sahara rocks underwater ocean deep water seabed space moon outer planets
+    galaxy kitchen table counter wooden meadow grass park field garden spring sunset dusk evening dawn sunrise night
+    midnight
+    moonlight bedroom room home rug indoors
+    thing things one this that it is here there his her my your our their""".split()  # noqa: SIM905
+)

@@ -379,9 +379,9 @@ def measure(
             titles = ["reference", *known["prompts"]]
             sheet = contact_sheet(rows, titles, list(shown), title=f"{one.category}: {known['description']}")
             save_png(np.asarray(sheet), path.with_suffix(".png"))
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(known))
-            os.replace(part, path)
+            beside = path.with_suffix(".part")
+            beside.write_text(json.dumps(known))
+            os.replace(beside, path)
         results.append(known)
         if progress is not None:
             progress(place + 1, len(made))

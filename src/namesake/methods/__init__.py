@@ -1,5 +1,6 @@
 """The methods that tune one concept from real words, by name. A new one takes its file and one line here."""
 
+from namesake.methods.cold_start import ColdStart
 from namesake.methods.custom_diffusion import CustomDiffusion
 from namesake.methods.dreambooth import DreamBooth
 from namesake.methods.lora import Lora
@@ -8,6 +9,7 @@ from namesake.methods.textual_inversion import StyleInversion, TextualInversion
 from namesake.train.tune import Method
 
 METHODS: dict[str, Method] = {
+    "cold-start": ColdStart(),
     "textual-inversion": TextualInversion(),
     "textual-inversion-style": StyleInversion(),
     "lora": Lora(),

@@ -39,7 +39,7 @@ from namesake.edits.file import write
 from namesake.errors import Refusal
 from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
 from namesake.train.examples import Examples
-from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit
+from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
 
 REGULARIZERS = ("contrastive", "nearest", "norm", "none")
 FORMAT = 1
@@ -438,7 +438,8 @@ class Tuning:
         token = replace(edit.of(TokenEdit)[0], placeholder=word)
         lows = edit.of(LowRankEdit)
         if self.extra_rank:
-            lows = (widened(lows[0] if lows else None, backbone.sites, self.extra_rank, seed),)
+            sites, more = backbone.sites, self.extra_rank
+            lows = (widened(lows[0], sites, more, seed) if lows else idle_offsets(sites, more, seed),)
         hard = hard_word(backbone, token.vectors) if class_word is None else class_word
         if not hard.strip():
             raise Refusal("The class is empty; say what the picture shows, such as cat, or leave it to the encoder.")
@@ -468,21 +469,12 @@ def row(edit: Edit, number: int) -> Edit:
     return Edit(tuple(parts), edit.about)
 
 
-def widened(low: LowRankEdit | None, sites: tuple[Site, ...], extra: int, seed: int = 0) -> LowRankEdit:
-    """The same offsets (or none) with `extra` ranks more, which have no effect yet: up is zero, down random."""
-    chance = torch.Generator().manual_seed(seed)
+def widened(low: LowRankEdit, sites: tuple[Site, ...], extra: int, seed: int = 0) -> LowRankEdit:
+    """The same offsets with `extra` ranks more, which have no effect yet (`idle_offsets`)."""
     factors = {}
-    for site in sites:
-        down, up = (
-            torch.randn(extra, site.in_dim, generator=chance) / site.in_dim**0.5,
-            torch.zeros(site.out_dim, extra),
-        )
-        if low is not None:
-            a, b = low.factors[site.path]
-            down, up = torch.cat([a, down.to(a)]), torch.cat([b, up.to(b)], dim=1)
-        factors[site.path] = (down, up)
-    if low is None:
-        return LowRankEdit(factors, float(extra))
+    for path, (down, up) in idle_offsets(sites, extra, seed).factors.items():
+        a, b = low.factors[path]
+        factors[path] = (torch.cat([a, down.to(a)]), torch.cat([b, up.to(b)], dim=1))
     rank = next(iter(low.factors.values()))[0].shape[0]
     return replace(low, factors=factors, alpha=low.alpha * (rank + extra) / rank)  # alpha / r stays
 

@@ -100,8 +100,14 @@ RELATION_WORDS: dict[str, tuple[str, ...]] = {
     "under": ("under", "below", "beneath"),
 }
 SIZE_WORDS: dict[str, tuple[str, ...]] = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
-TURN_WORDS: dict[str, tuple[str, ...]] = {"left": ("leaning left", "tilted left"), "right": ("leaning right", "tilted right")}
-SIDE_PHRASES: dict[str, tuple[str, ...]] = {"left": ("on the left", "to the left"), "right": ("on the right", "to the right")}
+TURN_WORDS: dict[str, tuple[str, ...]] = {
+    "left": ("leaning left", "tilted left"),
+    "right": ("leaning right", "tilted right"),
+}
+SIDE_PHRASES: dict[str, tuple[str, ...]] = {
+    "left": ("on the left", "to the left"),
+    "right": ("on the right", "to the right"),
+}
 
 
 @dataclass(frozen=True)

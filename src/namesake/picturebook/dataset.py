@@ -18,7 +18,7 @@ import numpy as np
 from namesake.picturebook.captions import Caption, caption
 from namesake.picturebook.concept import CHARACTERS, SPLITS, Concept, concept, number_of, sample_color
 from namesake.picturebook.draw import Drawing, draw
-from namesake.picturebook.scene import FULL_WORLD, Scene, World, sample_easy_scene, sample_scene
+from namesake.picturebook.scene import FULL_WORLD, Scene, World, sample_easy_scene, sample_joined_scene, sample_scene
 
 SKEWED, SKEWED_COLOR, SKEW = "robot", "gray", 0.8
 """The word skewed on purpose: a robot whose colour no caption names is gray in this share of training drawings."""
@@ -33,7 +33,8 @@ class Drawings:
         seed: another seed gives other drawings.
         size: side in pixels.
         characters: share of drawings that show one of the four named characters (training only).
-        easy: only scenes that a model learns from first (`sample_easy_scene`).
+        scenes: "all"; "easy" for those that a model learns from first (`sample_easy_scene`); "joined" for easy ones with a thing
+            worn or a second thing (`sample_joined_scene`).
     """
 
     def __init__(
@@ -43,9 +44,9 @@ class Drawings:
         seed: int = 0,
         size: int = 64,
         characters: float = 0.02,
-        easy: bool = False,
+        scenes: str = "all",
     ) -> None:
-        self.split, self.world, self.seed, self.size, self.easy = split, world, seed, size, easy
+        self.split, self.world, self.seed, self.size, self.scenes = split, world, seed, size, scenes
         self.characters = tuple(c for c in CHARACTERS if c.category in world.categories) if split == "training" else ()
         self.share = characters if self.characters else 0.0
 
@@ -57,7 +58,11 @@ class Drawings:
         else:
             name = self.world.categories[rng.integers(len(self.world.categories))]
             made = concept(number_of(self.split, name, int(rng.integers(len(SPLITS[self.split]) // 40 - 1))))
-        scene = sample_easy_scene(rng, self.world) if self.easy else sample_scene(rng, self.split, self.world)
+        scene = {
+            "all": lambda: sample_scene(rng, self.split, self.world),
+            "easy": lambda: sample_easy_scene(rng, self.world),
+            "joined": lambda: sample_joined_scene(rng, self.split, self.world),
+        }[self.scenes]()
         words = caption(made, scene, rng)
         if (
             self.split == "training"
@@ -74,9 +79,9 @@ class Drawings:
         return draw(made, scene, self.size), words
 
 
-def _draw_range(job: tuple[str, World, int, int, bool, int, int]) -> tuple[np.ndarray, list[str]]:
-    split, world, seed, size, easy, start, stop = job
-    drawings = Drawings(split, world, seed, size, easy=easy)
+def _draw_range(job: tuple[str, World, int, int, str, int, int]) -> tuple[np.ndarray, list[str]]:
+    split, world, seed, size, scenes, start, stop = job
+    drawings = Drawings(split, world, seed, size, scenes=scenes)
     pairs = [drawings[i] for i in range(start, stop)]
     return np.stack([d.picture for d, _ in pairs]), [c.text for _, c in pairs]
 
@@ -89,7 +94,7 @@ def draw_ahead(
     world: World = FULL_WORLD,
     seed: int = 0,
     size: int = 64,
-    easy: bool = False,
+    scenes: str = "all",
     workers: int = 0,
 ) -> Iterator[int]:
     """Put `count` drawings into `folder` as shards of 2,000 (`NNNN.npy` uint8 and `NNNN.json` captions); yields the number done.
@@ -99,7 +104,7 @@ def draw_ahead(
     folder.mkdir(parents=True, exist_ok=True)
     shard = 2000
     todo = [n for n in range(-(-count // shard)) if not (folder / f"{n:04d}.json").exists()]
-    jobs = [(split, world, seed, size, easy, n * shard, min((n + 1) * shard, count)) for n in todo]
+    jobs = [(split, world, seed, size, scenes, n * shard, min((n + 1) * shard, count)) for n in todo]
     done = count - sum(stop - start for *_, start, stop in jobs)
     yield done
     with ProcessPoolExecutor(max_workers=workers or os.cpu_count()) as pool:

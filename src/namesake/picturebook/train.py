@@ -83,6 +83,11 @@ class Preset:
     judge_drawings: int
     judge_minutes: float
 
+    @property
+    def easy_drawings(self) -> int:
+        """How many easy drawings lie ahead beside the others, and how many joined ones: a third as many of each."""
+        return self.drawings // 3
+
 
 _CPU = Preset(
     world=SMALL_WORLD,
@@ -453,7 +458,7 @@ def train_autoencoder(
         vae.encoder.requires_grad_(False)  # type: ignore[operator,union-attr]
         vae.quant_conv.requires_grad_(False)  # type: ignore[operator,union-attr]
     module = _Autoencoding(vae).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pictures = torch.from_numpy(read_ahead(work / "drawings")[0])
+    pictures = torch.from_numpy(read_ahead(work / "all")[0])
     held = torch.from_numpy(
         np.stack([d.picture for d, _ in (Drawings("tuning", preset.world)[i] for i in range(64))])
     ).to(accelerator.device)
@@ -502,6 +507,14 @@ def normalize_latents(vae: Any, pictures: Tensor) -> None:
     vae.post_quant_conv.weight *= std[None, :, None, None]
 
 
+def token_ids(tokenizer: Any, texts: list[str]) -> Tensor:
+    """Token ids `[N, 48]` of captions, padded or cut to `TEXT_LENGTH`."""
+    ids: Tensor = tokenizer(
+        texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
 @torch.no_grad()
 def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     """Latents (posterior means, fp16 `[N, 8, 16, 16]`) and token ids (`[N, 48]`) of all drawings of a folder.
@@ -529,7 +542,7 @@ def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[T
     accelerator.wait_for_everyone()
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     texts = [text for shard in shards for text in json.loads(shard.read_text())]
-    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+    ids = token_ids(tokenizer, texts)
     return torch.from_numpy(np.concatenate([np.load(shard.with_suffix(".latents.npy")) for shard in shards])), ids
 
 
@@ -615,13 +628,7 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
 
     def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, ...]:
         scenes = [drawings.scene(int(i)) for i in rng.integers(2**31, size=count)]
-        ids = tokenizer(
-            [c.text for *_, c in scenes],
-            padding="max_length",
-            truncation=True,
-            max_length=TEXT_LENGTH,
-            return_tensors="pt",
-        ).input_ids
+        ids = token_ids(tokenizer, [c.text for *_, c in scenes])
         end = (ids == tokenizer.eos_token_id).int().argmax(1)
         later = torch.from_numpy(rng.uniform(size=count)) * (TEXT_LENGTH - end)
         target = torch.tensor([answers(made, scene, c.named, preset.world) for made, scene, c in scenes])
@@ -632,7 +639,10 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
         logits = module(ids, where)
         both = target[:, None].expand(logits.shape[:-1])
         right = logits.argmax(-1) == both
-        figures = {"all right": float(right[:, 0].all(-1).float().mean()), "category": float(right[..., 0].float().mean())}
+        figures = {
+            "all right": float(right[:, 0].all(-1).float().mean()),
+            "category": float(right[..., 0].float().mean()),
+        }
         return F.cross_entropy(logits.flatten(0, 2), both.flatten()), figures
 
     averaged = run_stage("text_encoder", stage, module, optimizer, loss, batches, work, accelerator)
@@ -640,12 +650,17 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
         cast(Any, averaged).text.to("cpu", torch.float16).save_pretrained(model / "text_encoder")
 
 
-def easy_share(step: int, stage: Stage) -> float:
-    """The share of easy drawings at a step: 80 % in the first half of the stage, then falling to 30 % at its end.
+SCENES = ("all", "easy", "joined")
+"""The kinds of drawings that lie ahead (`Drawings.scenes`); each has its folder under the work folder."""
 
-    Where it fell to none at the half, the loss that a wrong category costs stopped growing as it fell (LOG.md).
+
+def scene_shares(step: int, stage: Stage) -> tuple[float, float, float]:
+    """The shares of all, easy and joined drawings at a step of the U-Net's stage: 20, 80, 0 % in its first half, then 30, 25, 45 %.
+
+    Where easy drawings fell to none at the half, the loss that a wrong category costs stopped growing; where no easy drawing was
+    joined by a thing worn, 95 % of the pictures lacked it (LOG.md).
     """
-    return 0.8 - 0.5 * max(0.0, 2 * step / stage.steps - 1)
+    return (0.2, 0.8, 0.0) if step < stage.steps / 2 else (0.3, 0.25, 0.45)
 
 
 def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
@@ -654,7 +669,7 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-    sets = [encode_ahead(work / folder, model, accelerator) for folder in ("drawings", "easy")]
+    sets = [encode_ahead(work / folder, model, accelerator) for folder in SCENES]
     unet, text = make_unet(), make_text_encoder(tokenizer)
     if not (work / "unet.ckpt").exists():
         if (model / "text_encoder").exists():
@@ -662,7 +677,7 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
         if (model / "unet").exists():
             unet.load_state_dict(load_file(model / "unet" / "diffusion_pytorch_model.safetensors"))
     module = _Denoising(unet, text).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    empty = tokenizer("", padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids[0]
+    empty = token_ids(tokenizer, [""])[0]
     scheduler = make_scheduler()
     cumulative = scheduler.alphas_cumprod.to(accelerator.device)
     stage = preset.unet
@@ -672,8 +687,8 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     )
 
     def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, ...]:
-        easy = rng.binomial(count, easy_share(step, stage))
-        picked = [(pool, rng.integers(len(pool[0]), size=n)) for pool, n in zip(sets, (count - easy, easy), strict=True)]
+        counts = rng.multinomial(count, scene_shares(step, stage))
+        picked = [(pool, rng.integers(len(pool[0]), size=n)) for pool, n in zip(sets, counts, strict=True)]
         z = torch.cat([latents[chosen] for (latents, _), chosen in picked]).float()
         words = torch.cat([ids[chosen] for (_, ids), chosen in picked])
         words[torch.from_numpy(rng.uniform(size=count) < 0.1)] = empty
@@ -758,13 +773,7 @@ def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any
     vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(device, torch.float32)
     drawings = Drawings("tuning", world, seed=5)
     scenes = [drawings.scene(i) for i in range(count)]
-    ids = tokenizer(
-        [c.text for *_, c in scenes] + [""],
-        padding="max_length",
-        truncation=True,
-        max_length=TEXT_LENGTH,
-        return_tensors="pt",
-    ).input_ids
+    ids = token_ids(tokenizer, [c.text for *_, c in scenes] + [""])
     z = sample_latents(module, ids[:-1], ids[-1:], device=device)
     pictures = ((vae.decode(z).sample.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -783,12 +792,11 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
     """The image encoder learns by CLIP's loss to meet the frozen text encoder's pooled output."""
     from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
-    both = [read_ahead(work / folder) for folder in ("drawings", "easy")]
+    both = [read_ahead(work / folder) for folder in ("all", "easy")]
     pictures, texts = np.concatenate([p for p, _ in both]), [text for _, told in both for text in told]
+    wide = len(both[0][1])
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-    ids = tokenizer(
-        texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
-    ).input_ids
+    ids = token_ids(tokenizer, texts)
     text: Any = CLIPTextModel.from_pretrained(model / "text_encoder")
     text.to(accelerator.device, torch.float32).eval().requires_grad_(False)
     encoder = make_image_encoder()
@@ -803,7 +811,9 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
     )
 
     def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, Tensor]:
-        chosen = rng.integers(len(pictures), size=count)
+        # Two thirds easy drawings: place and style tell most others apart, and with these alone categories hardly come.
+        easy = rng.uniform(size=count) < 2 / 3
+        chosen = np.where(easy, rng.integers(wide, len(pictures), size=count), rng.integers(wide, size=count))
         with torch.no_grad():
             pooled = text(input_ids=ids[chosen].to(accelerator.device)).pooler_output
         return torch.from_numpy(pictures[chosen]).to(accelerator.device), pooled
@@ -848,10 +858,12 @@ def write_index(model: Path, world: World) -> None:
 
 
 def _drawn(preset: Preset, work: Path) -> Iterator[int]:
-    for done in draw_ahead(work / "easy", preset.drawings // 3, world=preset.world, seed=77, easy=True):
-        yield done
-    for more in draw_ahead(work / "drawings", preset.drawings, world=preset.world):
-        yield done + more
+    done = 0
+    for seed, scenes in enumerate(SCENES):
+        count = preset.drawings if scenes == "all" else preset.easy_drawings
+        for part in draw_ahead(work / scenes, count, world=preset.world, seed=77 * seed, scenes=scenes):
+            yield done + part
+        done += count
 
 
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
@@ -890,7 +902,7 @@ def main(
             from rich.progress import Progress
 
             with Progress() as progress:
-                task = progress.add_task("drawings", total=recipe.drawings + recipe.drawings // 3)
+                task = progress.add_task("drawings", total=recipe.drawings + 2 * recipe.easy_drawings)
                 for done in _drawn(recipe, work):
                     progress.update(task, completed=done)
         elif name in ("autoencoder", "decoder"):

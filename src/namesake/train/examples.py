@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.data.prompts import TEMPLATES, fill
+from namesake.data.prompts import NO_THINGS, PLACES, STYLES, TEMPLATES, fill
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
 
@@ -17,6 +17,37 @@ VARIANTS = 8  # of each picture, where they are shifted
 SCALES = ((1 / 3, 1.0, 6), (1.2, 1.4, 3))
 FAR, NEAR = ("far away", "very small", "tiny"), ("zoomed in", "close up", "large")  # below 0.6; above 1
 ENCODED = 8  # pictures at a time: the autoencoder of SD takes a gigabyte for each
+
+
+DEFAULT_CLASS = "object"
+
+
+def class_of(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> tuple[str, float | None]:
+    """What pictures show, as a real word, and its similarity by the image encoder; ("object", None) without one.
+
+    Only words that can name a thing are looked at: no colours, places, styles and the like.
+    """
+    found = backbone.nearest_words(pictures, len(NO_THINGS) + 1)
+    return next(((word, near) for word, near in found or () if word not in NO_THINGS), (DEFAULT_CLASS, None))
+
+
+def describe(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str) -> str:
+    """What pictures show beside their thing, such as " in the snow, watercolor"; "" where nothing describes them better.
+
+    A tuned word takes up all that its pictures show and its prompts do not say, a place as readily as the thing. What
+    the prompts say, it need not (measured in LOG.md). A model that cannot see pictures says nothing.
+
+    Args:
+        thing: the class word.
+    """
+    said = ""
+    for options in ([f" {place}" for place in PLACES], [f", {style}" for style in STYLES]):
+        ends = [said, *(said + option for option in options if not backbone.unknown_words(option))]
+        similarity = backbone.similarity(pictures, [f"a picture of a {thing}{end}" for end in ends])
+        if similarity is None:
+            return ""
+        said = ends[int(similarity.argmax())]
+    return said
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +76,14 @@ class Examples:
         seed: int = 0,
         templates: tuple[str, ...] = TEMPLATES,
         scaled: bool = False,
+        beside: str = "",
     ) -> "Examples":
         """Encode pictures, `rows` to a batch; where `shift` (a share of the side) is not 0, each in variants moved
         about by up to so much; where `scaled`, each at nine scales (Kumari et al. 2022, section 3.2): smaller on gray,
         where the loss then does not count, or cropped, and the sentence says so. The sentences are those of the
-        templates that the model knows every word of, and the word alone where there is none."""
-        known = tuple(prompt for prompt in fill(word, templates) if not backbone.unknown_words(prompt))
+        templates that the model knows every word of, and the word alone where there is none; `beside` is what the
+        pictures show beside the thing (`describe`), and every sentence says it."""
+        known = tuple(prompt for prompt in fill(word, templates, beside) if not backbone.unknown_words(prompt))
         seen, kept = [pictures], [masks]
         if shift:
             reach = round(shift * pictures.shape[1])
@@ -71,7 +104,7 @@ class Examples:
                 raise Refusal("A picture's mask is empty; give a picture whose alpha shows the thing, or no mask.")
             whole = torch.stack([one for one in kept if one is not None], dim=1).flatten(0, 1)
             pooled = F.adaptive_avg_pool2d(whole[:, None].float(), (latents.shape[2], latents.shape[3]))
-        return Examples(latents, pooled, known or (word,), len(pictures), rows, tuple(openings))
+        return Examples(latents, pooled, known or (word + beside,), len(pictures), rows, tuple(openings))
 
     def batch(self, step: int, chance: torch.Generator) -> Batch:
         """Every picture as often as any other over the run, in a variant and a sentence drawn at random."""

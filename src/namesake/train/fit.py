@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from namesake.backbone import Backbone
-from namesake.edits import Edit, Layout, LowRankEdit, Mount, Part, TokenEdit, WeightEdit, mount
+from namesake.edits import Edit, Layout, LowRankEdit, Mount, Part, Site, TokenEdit, WeightEdit, mount
 from namesake.errors import Refusal
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -71,6 +71,22 @@ class Phase:
     share: float = 1.0
     timesteps: tuple[float, float] = (0.0, 1.0)
     fall: float = 0.1
+
+
+def idle_offsets(sites: Sequence[Site], rank: int, seed: int = 0) -> LowRankEdit:
+    """Offsets of no effect, to tune from: `up` is zero; alpha equals the rank.
+
+    `down` is normal with standard deviation 1 / sqrt(in), so its products keep the size of what they read.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    factors = {
+        site.path: (
+            torch.randn(rank, site.in_dim, generator=chance) / site.in_dim**0.5,
+            torch.zeros(site.out_dim, rank),
+        )
+        for site in sites
+    }
+    return LowRankEdit(factors, float(rank))
 
 
 class TunedEdit(EditModule):

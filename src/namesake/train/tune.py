@@ -5,8 +5,9 @@ A method is a frozen value of a class derived from `Method`. It says what the ne
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from namesake.data.prompts import TEMPLATES
 from namesake.edits import Edit, LowRankEdit, Part, TokenEdit, about, check_word
 from namesake.edits.base import embedding
 from namesake.errors import Refusal
-from namesake.train.examples import Examples, Preserved
+from namesake.train.examples import Examples, Preserved, class_of, describe
 from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, loss_of, stratified, timesteps
 
 LONGEST = 8  # tokens that a new word may begin as
@@ -38,6 +39,8 @@ class Method:
         prior: how many pictures of the class the base model is to draw for prior preservation; 0 for none.
         prior_weight: lambda of the prior's loss, 0 or more.
         scaled: whether the pictures are also seen smaller and larger, and the sentences say so.
+        shift: how far a tuned picture is moved about at random, as a share of its side, 0..1.
+        context: whether the sentences say what the pictures show beside the thing, where an image encoder can tell.
     """
 
     name: ClassVar[str]
@@ -50,9 +53,12 @@ class Method:
     prior: int = 0
     prior_weight: float = 1.0
     scaled: bool = False
+    shift: float = 0.0
+    context: bool = False
 
     def __post_init__(self) -> None:
-        bounds = {"steps": (0, 1e6), "batch": (1, 64), "prior": (0, 10_000), "rank": (1, 1024), "share": (0, 1)}
+        bounds = {"steps": (0, 1e6), "batch": (1, 64), "prior": (0, 10_000), "rank": (1, 1024)}
+        bounds |= dict.fromkeys(("share", "shift", "blend"), (0, 1))
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -186,7 +192,7 @@ def personalize(
     pictures: UInt8[Tensor, "B H W 3"],
     *,
     word: str = "<it>",
-    class_word: str,
+    class_word: str | None = None,
     masks: Bool[Tensor, "_ _ _"] | None = None,
     prior: UInt8[Tensor, "_ _ _ 3"] | None = None,
     steps: int | None = None,
@@ -204,7 +210,8 @@ def personalize(
         method: with its settings.
         pictures: one or several of one thing, sides that the autoencoder takes.
         word: the new word, such as <my-cat>.
-        class_word: what the pictures show: the coarse word, the class noun.
+        class_word: what the pictures show: the coarse word, the class noun; by default `class_of` the pictures, with a
+            `UserWarning` where it cannot tell.
         masks: True where the thing is, `[B, H, W]`; the loss then counts there alone.
         prior: pictures of the class, of the same sides, drawn by the base model or real; without them, or at a
             `prior_weight` of 0, the method goes without prior preservation.
@@ -230,22 +237,33 @@ def personalize(
             f"The pictures of the class are {_sides(prior)} and those of the concept {_sides(pictures)}; one at least, "
             "of the same size, is wanted."
         )
+    if class_word is None:
+        class_word, near = class_of(backbone, pictures)
+        if near is None:
+            warnings.warn(
+                f'The model cannot see pictures, so this one is taken for "{class_word}"; say what it shows with the '
+                "class.",
+                stacklevel=2,
+            )
     module = method.start(backbone, word, class_word, seed)
+    beside = describe(backbone, pictures, class_word) if method.context else ""
     own = Examples.of(
         backbone,
         pictures,
         word,
         masks,
         method.batch,
-        seed=seed,
-        templates=method.sentences,
-        scaled=method.scaled,
+        method.shift,
+        seed,
+        method.sentences,
+        method.scaled,
+        beside,
     )
     batches = own.batch
     if prior is not None and method.prior_weight:
         others = Examples.of(backbone, prior, class_word, None, method.batch, seed=seed, templates=method.sentences)
         batches = Preserved(own, others, method.prior_weight).batch
-    return fit(
+    edit = fit(
         backbone,
         module,
         batches,
@@ -256,6 +274,7 @@ def personalize(
         strip=strip,
         stop=None if dvar is None else dvar.rule(backbone, own.batch(0, dice(seed, 1 << 21)), seed),
     )
+    return replace(edit, about=replace(edit.about, settings={**edit.about.settings, "context": beside.strip(" ,")}))
 
 
 def _sides(pictures: Tensor) -> str:

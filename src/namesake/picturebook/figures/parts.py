@@ -115,5 +115,3 @@ def rounded(x: float, y: float, width: float, height: float, radius: float = 0.0
 def polygon(*points: tuple[float, float]) -> str:
     """A closed polygon through the points."""
     return "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in points) + "z"
-
-
