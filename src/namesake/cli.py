@@ -61,7 +61,18 @@ def personalize(
         int | None, typer.Option(metavar="N", help="Steps of tuning; more are closer to the picture.")
     ] = None,
     seed: Seed = 0,
-    mask: Annotated[bool, typer.Option("--mask", help="Look only at what the picture's alpha channel leaves.")] = False,
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Look only where this picture is light; give one for each picture, in order."
+        ),
+    ] = None,
+    alpha: Annotated[
+        bool, typer.Option("--alpha", help="Look only at what the picture's alpha channel leaves.")
+    ] = False,
+    until_settled: Annotated[
+        bool, typer.Option("--until-settled", help="End before the last step where the loss has settled (DVAR).")
+    ] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The concept file to write, or a folder for it.")
     ] = Path(),
@@ -69,6 +80,8 @@ def personalize(
     """Give what a picture shows a word of its own, in a small file."""
     from namesake import recipes
 
+    if mask and alpha:
+        raise Refusal("Masks come from files (--mask) or from the alpha channel (--alpha); give one of them.")
     made = recipes.personalize(
         pictures,
         word=word,
@@ -77,7 +90,8 @@ def personalize(
         method=method,
         steps=steps,
         seed=seed,
-        mask=mask,
+        mask=mask or alpha,
+        until_settled=until_settled,
         output=output,
         report=_report(),
     )
@@ -145,6 +159,23 @@ def generate(
         report=_report(),
     )
     print(*paths, sep="\n")
+
+
+@app.command()
+def merge(
+    concepts: Annotated[list[Path], typer.Argument(metavar="FILE", help="Concept files of Custom Diffusion.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The concept file to write.")],
+    model: Model = "picturebook",
+    keep: Annotated[
+        float, typer.Option(metavar="X", help="Below 1: store changes at low rank, with this share of their strength.")
+    ] = 1.0,
+) -> None:
+    """Make one file of several concepts, so that one prompt can hold all; or make one concept smaller."""
+    from namesake import recipes
+
+    path, error = recipes.merge(concepts, model=model, keep=keep, output=output, report=_report())
+    lost = f", with an error of {error:.1%}" if keep < 1 else ""
+    print(f"{path}: {path.stat().st_size / 1000:,.0f} kB{lost}")
 
 
 @app.command()

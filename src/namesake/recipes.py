@@ -40,8 +40,23 @@ OWN_WORLD = {"picturebook": 2.0}
 COLD_START = "cold-start"  # the method by default
 
 # What methods need otherwise on the picture book than on Stable Diffusion, for which their own settings are. The cold
-# start: DATE's offset rate of 2e-3 leaves a word pale after 50 steps where 6e-3 brings its colours (LOG.md).
-PICTUREBOOK: dict[str, dict[str, Any]] = {"cold-start": {"offset_rate": 6e-3}}
+# start: DATE's offset rate of 2e-3 leaves a word pale after 50 steps where 6e-3 brings its colours (LOG.md). The rest is
+# scaled from that and not swept yet. Its tokenizer has no rare words: unknown letters were never learned, so a real word
+# that says little stands for one.
+_SHORT = {"steps": 100, "batch": 4}
+_LITTLE = {"rare_word": "thing"}
+_BOOTH = _SHORT | _LITTLE | {"prior": 32, "rate": 1e-4}
+PICTUREBOOK: dict[str, dict[str, Any]] = {
+    "cold-start": {"offset_rate": 6e-3},
+    "textual-inversion": {"steps": 200, "rate": 1e-2},
+    "textual-inversion-style": {"steps": 200, "rate": 1e-2},
+    "lora": _SHORT | _LITTLE | {"rate": 2e-3},
+    "lora-pti": {"steps": 200, "word_rate": 1e-2, "late_word_rate": 2e-3, "rate": 2e-3},
+    "dreambooth": _BOOTH,
+    "dreambooth-text": _BOOTH | {"text_rate": 4e-5},
+    "dreambooth-word": _BOOTH | {"word_rate": 5e-3},
+    "custom-diffusion": _SHORT | {"prior": 32, "rate": 1e-3, "word_rate": 5e-3, "modifiers": "thing toy picture"},
+}
 
 # A place, a style, a thing worn, a second thing: what a concept must be able to enter.
 DEMO_PROMPTS = ("{} on the beach", "{}, watercolor", "{} wearing a crown", "{} next to a red ball")
@@ -92,7 +107,8 @@ def personalize(
     method: str = COLD_START,
     steps: int | None = None,
     seed: int = 0,
-    mask: bool = False,
+    mask: "bool | Path | str | Sequence[Path | str]" = False,
+    until_settled: bool = False,
     output: Path | str | None = None,
     report: Report | None = None,
 ) -> Personalized:
@@ -101,8 +117,9 @@ def personalize(
     pictures: files or folders with one or several pictures of one thing. word: such as "<my-cat>", by default made of
     the class. class_word: what it is; by default the nearest real word, by the model's image encoder. model: as
     `Backbone.load` takes it, or a Backbone. method: a name that `methods` lists. steps: of tuning, 0 to 100,000. mask:
-    look only at what the alpha channel leaves. output: the file to write, or a folder for a file named after the word,
-    or None to write nothing.
+    where to look: True for what the alpha channel leaves, or a file for each picture, light where the thing is.
+    until_settled: end before that where the loss has settled (`namesake.train.tune.Dvar`). output: the file to write, or a
+    folder for a file named after the word, or None to write nothing.
     Raises Refusal for whatever is wrong with these, before the work begins.
     """
     report = report or Report()
@@ -116,12 +133,14 @@ def personalize(
     if output is not None:
         output = _concept_place(Path(output))
     method_of(method, "")  # refused before anything is read
-    from namesake.data.pictures import read_pictures
+    from namesake.data.pictures import read_pictures, with_masks
 
-    seen = read_pictures(pictures, mask_from_alpha=mask)
+    seen = read_pictures(pictures, mask_from_alpha=mask is True)
+    if not isinstance(mask, bool):
+        seen = with_masks(seen, [mask] if isinstance(mask, str | Path) else mask)
     clock = _Clock()
     backbone = _backbone(model, clock, report)
-    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report, method)
+    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report, method, until_settled)
     if output is not None:
         if output.is_dir():
             output = _unused(output / f"{edit.placeholders[0].strip('<>')}.safetensors")
@@ -143,6 +162,37 @@ def methods() -> str:
             f"  costs   {one.steps:,} steps of {one.batch} row{'s' * (one.batch > 1)}{beside}",
         ]
     return "\n".join(lines)
+
+
+def merge(
+    concepts: Sequence[Path | str],
+    *,
+    model: "str | Path | Backbone" = "picturebook",
+    keep: float = 1.0,
+    output: Path | str,
+    report: Report | None = None,
+) -> tuple[Path, float]:
+    """Several concepts of Custom Diffusion as one file, in closed form (or one concept, made smaller).
+
+    keep: the share of the singular values of each weight's change that is kept, above 0, up to 1; below 1 the change is
+    stored at low rank. Returns the file and the relative error of that, 0 without it. Raises Refusal.
+    """
+    report = report or Report()
+    _number("share to keep", keep, 1e-6, 1)
+    place = _concept_place(Path(output))
+    if place.is_dir():
+        raise Refusal(f'"{place}" is a folder; name a file to write with -o.')
+    from namesake.edits import Edit
+    from namesake.methods import custom_diffusion
+
+    edits = [Edit.load(path) for path in concepts]
+    backbone = _backbone(model, _Clock(), report)
+    alone = len(edits) == 1 and keep < 1
+    edit, error = edits[0] if alone else custom_diffusion.merge(backbone, *edits), 0.0
+    if keep < 1:
+        edit, error = custom_diffusion.compress(backbone, edit, keep)
+    edit.save(place)
+    return place, error
 
 
 def generate_pictures(
@@ -382,6 +432,7 @@ def _teach(
     clock: _Clock,
     report: Report,
     name: str = COLD_START,
+    until_settled: bool = False,
 ) -> "Edit":
     """The edit of a concept, by the method of that name."""
     import numpy as np
@@ -417,13 +468,16 @@ def _teach(
         options["steps"] = steps
     if method.prior and steps != 0:
         tune.word_vectors(backbone, method.reads(class_word))  # refused now rather than after the drawing
-        options["prior"] = _prior(backbone, method.sentences[0].format(class_word), method.prior, clock, report)
+        with clock("drawing the class"):
+            prompt = method.sentences[0].format(class_word)
+            options["prior"] = class_pictures(backbone, prompt, method.prior, report)
+    if until_settled:
+        options["dvar"] = tune.Dvar.of(method.steps if steps is None else steps)
     with clock("learning"), report.bar(f"learning {word}") as progress:
         edit = tune.personalize(backbone, method, pixels, progress=progress, **options)
     if ended := edit.about.settings.get("ended"):
-        report.warn(
-            f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is."
-        )
+        tell = report.say if until_settled else report.warn
+        tell(f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is.")
     return edit
 
 
@@ -436,12 +490,15 @@ def method_of(name: str, model: str) -> "Method":
     return replace(METHODS[name], **(PICTUREBOOK.get(name, {}) if model == "picturebook" else {}))
 
 
-def _prior(backbone: "Backbone", prompt: str, count: int, clock: _Clock, report: Report) -> "UInt8[Tensor, '_ _ _ 3']":
-    """`count` pictures that the model draws of a prompt, picture i with seed i.
+def class_pictures(
+    backbone: "Backbone", prompt: str, count: int, report: Report | None = None
+) -> "UInt8[Tensor, '_ _ _ 3']":
+    """`count` pictures that the model draws of a prompt such as "a cat", picture i with seed i.
 
     They are kept as PNG files in the user's cache, by base model and prompt, so each is drawn once; one that is missing
     or damaged is drawn again, and a run that is stopped loses at most 16.
     """
+    report = report or Report()
     import numpy as np
     import torch
 
@@ -463,15 +520,14 @@ def _prior(backbone: "Backbone", prompt: str, count: int, clock: _Clock, report:
     missing = [number for number in range(count) if number not in found]
     if missing:
         report.say(f'drawing {len(missing)} pictures of "{prompt}", once for this model')
-    with clock("drawing the class"), report.bar(f"drawing {prompt}") as progress:
-        while missing:
-            # Seeds in a row go together.
-            some = [number for i, number in enumerate(missing[:BATCH_ROWS]) if number == missing[0] + i]
-            missing = missing[len(some) :]
-            for one in generate(backbone, prompt, count=len(some), seed=some[0]):
-                settings = {**one.settings, "prompt": prompt, "seed": one.seed}
-                save_png(one.pixels, place / f"{one.seed}.png", settings)
-                found[one.seed] = one.pixels
+    with report.bar(f"drawing {prompt}") as progress:
+        # In the same batches whatever is missing: a picture drawn alone differs from one drawn among others by rounding.
+        for first in sorted({number // BATCH_ROWS * BATCH_ROWS for number in missing}):
+            for one in generate(backbone, prompt, count=min(BATCH_ROWS, count - first), seed=first):
+                if one.seed not in found:
+                    settings = {**one.settings, "prompt": prompt, "seed": one.seed}
+                    save_png(one.pixels, place / f"{one.seed}.png", settings)
+                    found[one.seed] = one.pixels
             if progress is not None:
                 progress(len(found), count)
     return torch.from_numpy(np.stack([found[number] for number in range(count)]))

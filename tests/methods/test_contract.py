@@ -48,6 +48,20 @@ def unet(backbone):
     return sum(p.numel() for p in backbone.unet.parameters())
 
 
+def text(backbone):
+    """All of the text encoders but the tables, and of SDXL's first not what comes after its last layer but one."""
+    numbers = 0
+    for number, encoder in enumerate(backbone.text_encoders):
+        left_out = (
+            "token_embedding",
+            *(("layers.2.", "final_layer_norm") if backbone.name == "sdxl" and not number else ()),
+        )
+        numbers += sum(
+            p.numel() for name, p in encoder.named_parameters() if not any(part in name for part in left_out)
+        )
+    return numbers
+
+
 ROWS = {
     "cold-start": Row(
         {"word_rate": 1e-2, "offset_rate": 1e-2},
@@ -67,6 +81,12 @@ ROWS = {
         lambda b: lora(b) + vectors(b, "cat"),
     ),
     "dreambooth": Row({"rate": 1e-4}, "sks cat", unet, lambda b: unet(b) + vectors(b, "sks cat")),
+    "dreambooth-text": Row(
+        {"rate": 1e-4, "text_rate": 1e-4},
+        "sks cat",
+        lambda b: unet(b) + text(b),
+        lambda b: unet(b) + text(b) + vectors(b, "sks cat"),
+    ),
     "dreambooth-word": Row(
         {"rate": 1e-4, "word_rate": 1e-3},
         "sks cat",

@@ -9,7 +9,9 @@ from namesake.backbone import Backbone
 from namesake.edits import Edit, LowRankEdit, TokenEdit, WeightEdit, edited, stack
 from namesake.errors import Refusal
 from namesake.methods.custom_diffusion import CustomDiffusion, _told, compress, merge, merged_weight
+from namesake.methods.lora import Lora
 from namesake.methods.textual_inversion import TextualInversion
+from namesake.train.tune import Shown, learn, word_vectors
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def backbone(sd15):
 def learned(backbone, word, seed):
     """A concept as if it had been learned: words and weights moved at random, the weights in two directions each."""
     chance = torch.Generator().manual_seed(seed)
-    start = CustomDiffusion(modifier="toy").start(backbone, word, "cat").start
+    start = CustomDiffusion(modifiers="toy").start(backbone, {word: "cat"}).start
     token, whole = start.parts
     vectors = tuple(v + 0.1 * torch.randn(v.shape, generator=chance) for v in token.vectors)
     weights = {
@@ -80,7 +82,7 @@ def test_a_merged_edit_gives_each_word_its_own_keys_and_values(backbone):
     together = denoised(backbone, both, ["<one> and <two>", "a dog"])
     assert together.isfinite().all()
     # What the word's tokens are told of is what the model tells: the same rows as a prompt of real words has.
-    plain = CustomDiffusion(modifier="toy").start(backbone, "<it>", "cat").start
+    plain = CustomDiffusion(modifiers="toy").start(backbone, {"<it>": "cat"}).start
     torch.testing.assert_close(
         _told(backbone, ["photo of a <it>"], plain), _told(backbone, ["photo of a toy cat"], None)[-3:]
     )
@@ -93,7 +95,7 @@ def test_what_cannot_be_merged_is_refused(backbone, minis):
     for edits in ((one,), (one, one)):
         with pytest.raises(Refusal, match="two different concepts"):
             merge(backbone, *edits)
-    word = TextualInversion().edit(backbone, "<it>", "cat")
+    word = TextualInversion().edit(backbone, {"<it>": "cat"})
     with pytest.raises(Refusal, match="<it> was made by Textual Inversion"):
         merge(backbone, one, word)
     with pytest.raises(Refusal, match="another architecture"):
@@ -101,6 +103,30 @@ def test_what_cannot_be_merged_is_refused(backbone, minis):
     foreign = replace(two, about=replace(two.about, sketch=two.about.sketch * 1.1))
     with pytest.raises(Refusal, match="differ"):
         merge(backbone, one, foreign)
+
+
+def test_two_concepts_learn_in_one_run_each_its_own_modifier(backbone):
+    chance = torch.Generator().manual_seed(0)
+    one, two, prior = torch.randint(0, 256, (3, 1, 64, 64, 3), dtype=torch.uint8, generator=chance)
+    method = CustomDiffusion(modifiers="toy thing", batch=2, rate=1e-3, word_rate=1e-2, scaled=False)
+    shown = [Shown(one, "<one>", "cat", prior=prior), Shown(two, "<two>", "red dog", prior=prior)]
+    begun, edit = (learn(backbone, method, shown, steps=steps) for steps in (0, 3))
+    assert edit.placeholders == ("<one>", "<two>")
+    assert edit.about.class_word == "cat and red dog"
+    for word, start, reads in zip(edit.of(TokenEdit), begun.of(TokenEdit), ("toy cat", "thing red dog"), strict=True):
+        assert torch.equal(start.vectors[0], word_vectors(backbone, reads)[0])
+        assert not torch.equal(word.vectors[0][0], start.vectors[0][0])  # both modifiers receive gradient
+        assert torch.equal(word.vectors[0][1:], start.vectors[0][1:])
+    assert len(edit.of(WeightEdit)) == 1
+    assert denoised(backbone, edit, ["<one> and <two>"]).isfinite().all()
+    for other, concepts, sentence in (
+        (method, [shown[0], replace(shown[1], word="<one>")], "share the words <one>"),
+        (method, [*shown, replace(shown[1], word="<three>")], "2 modifiers"),
+        (Lora(), shown, "LoRA learns one concept in a run, and 2 were given"),
+        (method, [], "0 were given"),
+    ):
+        with pytest.raises(Refusal, match=sentence):
+            learn(backbone, other, concepts, steps=0)
 
 
 def test_compression_keeps_the_largest_directions_and_says_what_it_loses(backbone, tmp_path):
@@ -129,7 +155,7 @@ def test_compression_keeps_the_largest_directions_and_says_what_it_loses(backbon
     for wrong, mass, sentence in (
         (edit, 0.0, "above 0"),
         (edit, 1.1, "up to 1"),
-        (TextualInversion().edit(backbone, "<it>", "cat"), 0.6, "nothing to compress"),
+        (TextualInversion().edit(backbone, {"<it>": "cat"}), 0.6, "nothing to compress"),
     ):
         with pytest.raises(Refusal, match=sentence):
             compress(backbone, wrong, mass)

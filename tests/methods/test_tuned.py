@@ -54,12 +54,12 @@ def true_shape(sd15, monkeypatch):
         (LoraPti(), 797_184 + 768),
         (DreamBooth(), 859_520_964),
         (DreamBooth(rare_word="toy", word_rate=1e-4), 859_520_964 + 768),
-        (CustomDiffusion(modifier="toy"), 19_169_280 + 768),
+        (CustomDiffusion(modifiers="toy"), 19_169_280 + 768),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
 def test_trained_parameters_at_true_sizes_are_the_published_ones(true_shape, method, count):
-    module = method.start(true_shape, "<it>", "cat")
+    module = method.start(true_shape, {"<it>": "cat"})
     assert sum(p.numel() for p in module.parameters()) == count
     assert all(p.is_meta for p in module.parameters())
 
@@ -87,7 +87,7 @@ def test_lora_has_the_parameters_and_the_outputs_of_peft(backbone):
         latents, t = torch.randn(2, 4, 8, 8, generator=chance), torch.tensor([300, 700])
         prompts = ["a dog", "a cat on the beach"]  # without the word: LoRA acts on every prompt
         wanted = unet(latents, t, backbone.text(prompts).states).sample
-        edit = replace(Lora().edit(backbone, "<it>", "cat"), parts=(low,))
+        edit = replace(Lora().edit(backbone, {"<it>": "cat"}), parts=(low,))
         with edited(backbone, edit):
             found = backbone.denoise(latents, t, backbone.text(prompts))
         assert (wanted - backbone.denoise(latents, t, backbone.text(prompts))).std() > 0.1 * wanted.std()

@@ -10,8 +10,8 @@ from namesake.backbone import Backbone
 from namesake.edits import TokenEdit
 from namesake.errors import Refusal
 from namesake.methods.textual_inversion import TextualInversion
-from namesake.train.examples import FAR, NEAR, Examples, Preserved, _scaled
-from namesake.train.fit import dice, loss_of, stratified
+from namesake.train.examples import FAR, NEAR, Examples, Mixture, _scaled
+from namesake.train.fit import Batch, dice, loss_of, min_snr, stratified
 from namesake.train.tune import Dvar, personalize, variance_ratio
 
 
@@ -32,7 +32,7 @@ def examples(value, prompt, rows=2, masks=None):
 def test_prior_preservation_is_the_papers_loss_up_to_one_plus_lambda():
     mask = torch.zeros(2, 1, 8, 8)
     mask[..., :4] = 1
-    both = Preserved(examples(1.0, "a <it>", 2, mask), examples(2.0, "a cat", 3), 0.5)
+    both = Mixture(((examples(1.0, "a <it>", 2, mask), 1.0), (examples(2.0, "a cat", 3), 0.5)))
     batch = both.batch(0, dice(0, 0))
     own = torch.tensor([prompt == "a <it>" for prompt in batch.prompts])
     assert own.sum() == 2
@@ -45,7 +45,7 @@ def test_prior_preservation_is_the_papers_loss_up_to_one_plus_lambda():
     loss, rows = loss_of(output, target, batch)
     torch.testing.assert_close(loss, (rows[own].sum() + 0.5 * rows[~own].sum()) / (2 + 0.5 * 3))
     # With equal numbers of rows that is (L + lambda L_prior) / (1 + lambda); at lambda 0 the prior is not there.
-    even = Preserved(examples(1.0, "a <it>"), examples(2.0, "a cat"), 0.5).batch(0, dice(0, 0))
+    even = Mixture(((examples(1.0, "a <it>"), 1.0), (examples(2.0, "a cat"), 0.5))).batch(0, dice(0, 0))
     own = torch.tensor([prompt == "a <it>" for prompt in even.prompts])
     loss, rows = loss_of(output[:4], target[:4], even)
     torch.testing.assert_close(loss, (rows[own].mean() + 0.5 * rows[~own].mean()) / 1.5)
@@ -53,8 +53,33 @@ def test_prior_preservation_is_the_papers_loss_up_to_one_plus_lambda():
     torch.testing.assert_close(loss_of(output[:4], target[:4], none)[0], rows[own].mean())
 
 
+def test_min_snr_weights_own_and_prior_rows_by_their_own_timesteps(backbone):
+    snr = torch.tensor([0.0, 0.5, 5.0, 20.0])
+    torch.testing.assert_close(min_snr(snr, 5.0, "epsilon"), torch.tensor([1.0, 1.0, 1.0, 0.25]))
+    torch.testing.assert_close(min_snr(snr, 5.0, "v_prediction"), torch.tensor([0.0, 1 / 3, 5 / 6, 5 / 21]))
+    # Either way it is min(snr, gamma) on the clean picture's error: v's is that of the picture times (snr + 1) / snr ...
+    torch.testing.assert_close(min_snr(snr, 5.0, "v_prediction") * (snr + 1), snr.clamp(max=5.0))
+    torch.testing.assert_close(min_snr(snr, 5.0, "epsilon") * snr, snr.clamp(max=5.0))
+    chance = torch.Generator().manual_seed(0)
+    output, target = (torch.randn(4, 4, 8, 8, generator=chance) for _ in range(2))
+    weight = torch.tensor([1.0, 1.0, 0.5, 0.5])  # two rows of a concept, two of its class at lambda = 1/2
+    factor = min_snr(snr, 5.0, "epsilon")
+    batch = Batch(torch.zeros(4, 4, 8, 8), [""] * 4, weight)
+    loss, rows = loss_of(output, target, batch, factor)
+    wanted = ((rows * factor)[:2].mean() + 0.5 * (rows * factor)[2:].mean()) / 1.5
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(loss_of(output, target, batch, torch.ones(4))[0], loss_of(output, target, batch)[0])
+    alone = Batch(torch.zeros(1, 4, 8, 8), [""])  # in a batch of one the factor must not cancel
+    single, row = loss_of(output[3:], target[3:], alone, factor[3:])
+    torch.testing.assert_close(single, 0.25 * row[0])
+    t = torch.tensor([0, 500, 999])
+    clean, noise = backbone.add_noise(torch.ones(3, 4, 8, 8), torch.zeros(3, 4, 8, 8), t), 1.0
+    share = clean[:, 0, 0, 0].square() / noise
+    torch.testing.assert_close(backbone.snr(t), share / (1 - share), rtol=1e-3, atol=0)
+
+
 def test_concept_and_prior_each_see_all_timesteps():
-    both, seen = Preserved(examples(1.0, "a <it>", 1), examples(2.0, "a cat", 1), 1.0), []
+    both, seen = Mixture(((examples(1.0, "a <it>", 1), 1.0), (examples(2.0, "a cat", 1), 1.0))), []
     for step in range(40):
         prompts = both.batch(step, dice(0, step)).prompts
         seen.append(stratified(0, step, 2)[prompts.index("a <it>")])
@@ -80,6 +105,7 @@ def test_a_run_ends_when_its_loss_has_settled_and_the_look_changes_nothing(backb
     )
     assert looked.about.settings["steps"] == 3
     assert torch.equal(looked.of(TokenEdit)[0].vectors[0], free.of(TokenEdit)[0].vectors[0])
+    assert (Dvar.of(3000).every, Dvar.of(50).every) == (30, 1)
     for wrong in ({"window": 1}, {"every": 0}, {"threshold": 1.0}):
         with pytest.raises(Refusal, match="stopping rule"):
             Dvar(**wrong)
@@ -96,10 +122,11 @@ def test_masks_prior_and_weight_reach_the_loss(backbone, pictures):
             ({}, {"masks": masks}),
             ({}, {"prior": pictures.flip(1)}),
             ({"prior_weight": 0.0}, {"prior": pictures.flip(1)}),
+            ({"snr_gamma": 1e-3}, {}),  # below the ratio of any row
         )
     ]
-    plain, masked, held, free = (edit.about.settings["loss"] for edit in found)
-    assert len({plain, masked, held}) == 3
+    plain, masked, held, free, weighted = (edit.about.settings["loss"] for edit in found)
+    assert len({plain, masked, held, weighted}) == 4
     assert plain == free
 
 

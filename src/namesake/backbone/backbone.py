@@ -391,6 +391,11 @@ class Backbone:
         2022)."""
         return noise if self.prediction == "epsilon" else self._schedule.get_velocity(latents, noise, timesteps)
 
+    def snr(self, timesteps: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """The signal-to-noise ratio `a_t / (1 - a_t)`; 0 at the last timestep where the terminal SNR is zero."""
+        share = self._schedule.alphas_cumprod.to(timesteps.device)[timesteps]
+        return share / (1 - share)
+
     def clean(
         self, noisy: Float[Tensor, "B C h w"], output: Float[Tensor, "B C h w"], timesteps: Int[Tensor, "B"]
     ) -> Float[Tensor, "B C h w"]:

@@ -6,15 +6,15 @@ animation), what comes out is sRGB, uint8, upright, without alpha. What cannot b
 
 import re
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageChops, ImageCms, ImageOps, ImageStat
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps, ImageStat
 
 from namesake.errors import Refusal
 
@@ -123,6 +123,45 @@ def read_picture(path: Path | str, mask_from_alpha: bool = False) -> Picture:
             raise Refusal(
                 f"The picture {_name(path)} is damaged or cut off and cannot be read to its end; get a whole copy."
             ) from None
+
+
+def with_masks(pictures: Sequence[Picture], paths: Sequence[Path | str]) -> list[Picture]:
+    """The pictures with masks read from files, one for each in their order.
+
+    A mask is any picture as large as its own: the subject is where it is light (128 or more), or, where it has alpha,
+    where that is at least one half. Raises Refusal for another number of masks, another size, a mask without any
+    subject, and everything that `read_picture` refuses.
+    """
+    if len(paths) != len(pictures):
+        raise Refusal(f"{len(paths)} masks were given for {len(pictures)} pictures; give one for each, in their order.")
+    masked = []
+    for picture, path in zip(pictures, map(Path, paths), strict=True):
+        sizes = [_full_size(one) for one in (path, picture.path)]
+        if sizes[0] != sizes[1]:
+            (width, height), (wanted, tall) = sizes
+            raise Refusal(
+                f"The mask {_name(path)} is {width} x {height} pixels and its picture {_name(picture.path)} {wanted} x "
+                f"{tall}; a mask of the picture's size is wanted."
+            )
+        seen = read_picture(path, mask_from_alpha=True)
+        inside = seen.pixels.mean(-1) >= 128 if seen.mask is None else seen.mask
+        height, width = picture.pixels.shape[:2]
+        if inside.shape != (height, width):  # large files come down as they are read, and not all formats alike
+            inside = np.asarray(Image.fromarray(inside).resize((width, height), Image.Resampling.NEAREST))
+        if not inside.any():
+            raise Refusal(f"The mask {_name(path)} shows no subject; make it light where the subject is.")
+        masked.append(replace(picture, mask=inside))
+    return masked
+
+
+def _full_size(path: Path) -> tuple[int, int]:
+    """Width and height of a file's picture when it stands upright."""
+    image = _open(_bytes(path), path)
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except Exception:  # EXIF is often broken where the picture is whole
+        turned = False
+    return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def square(pixels: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S S 3"]:

@@ -15,6 +15,7 @@ METHODS: dict[str, Method] = {
     "lora": Lora(),
     "lora-pti": LoraPti(),
     "dreambooth": DreamBooth(),
-    "dreambooth-word": DreamBooth(word_rate=3e-4),
+    "dreambooth-text": DreamBooth(text_rate=2e-6),
+    "dreambooth-word": DreamBooth(word_rate=3e-4, snr_gamma=5.0),
     "custom-diffusion": CustomDiffusion(),
 }

@@ -7,6 +7,7 @@ CLIP image encoder takes the picture for, and not the word nearest to a predicti
 the word and of the weights, where the paper gives no form.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,9 +39,9 @@ class ColdStart(Method):
     word_anchor: float = 1e-2
     offset_anchor: float = 1e-3
 
-    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
-        paths = (SecondPath(class_word, self.blend),) if self.blend < 1 else ()
-        edit = self.edit(backbone, word, class_word, idle_offsets(backbone.sites, self.rank, seed), *paths)
+    def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
+        paths = [SecondPath(class_word, self.blend) for class_word in words.values() if self.blend < 1]
+        edit = self.edit(backbone, words, idle_offsets(backbone.sites, self.rank, seed), *paths)
         return TunedEdit(edit, backbone, self.word_anchor, self.offset_anchor)
 
     @property

@@ -3,7 +3,8 @@
 Kumari et al., "Multi-Concept Customization of Text-to-Image Diffusion" (2022), section 3.2: only W_k and W_v of every
 cross-attention and the vector V* of a modifier are trained, in "photo of a V* class", beside real or drawn pictures of
 the class with the same weight. V* begins at a rare word. Pictures are also seen at 1/3 to 1 and 1.2 to 1.4 of their
-size, two in three smaller ones, and the sentence says where that is much; the loss counts on the picture only.
+size, two in three smaller ones, and the sentence says where that is much; the loss counts on the picture only. Several
+concepts can be learned in one run, each with a modifier and pictures of a class of its own.
 
 Several concepts that were learned apart become one edit by section 3.3, in closed form (`merge`); the offsets of one
 are kept at low rank by appendix C (`compress`).
@@ -15,7 +16,7 @@ the first position take part in the gradient, where the authors' code detaches t
 modifier of several vectors. The captions that a merge regularises with are made of the model's own words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -34,29 +35,39 @@ from namesake.train.tune import Method, tokens
 class CustomDiffusion(Method):
     """Settings of the method.
 
-    rate: learning rate of keys and values. word_rate: that of the modifier. Both stay. modifier: the rare word that it
-    begins at.
+    rate: learning rate of keys and values. word_rate: that of the modifier. Both stay. modifiers: the rare words that
+    modifiers begin at, the first concept's at the first.
     """
 
     name: ClassVar[str] = "Custom Diffusion"
     trains: ClassVar[str] = "keys and values of the cross-attention, and the vector of a modifier"
     stores: ClassVar[str] = "38 MB"
     sentences: ClassVar[tuple[str, ...]] = ("photo of a {}",)
+    several: ClassVar[bool] = True
 
     steps: int = 250
     prior: int = 200
     scaled: bool = True
     rate: float = 8e-5
     word_rate: float = 8e-5
-    modifier: str = "ktn"
+    modifiers: str = "ktn pll ucd"
 
-    def reads(self, class_word: str) -> str:
-        return f"{self.modifier} {class_word}"
+    def reads(self, class_word: str, number: int = 0) -> str:
+        return f"{self.modifier(number)} {class_word}"
 
-    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
+    def modifier(self, number: int) -> str:
+        """The rare word of concept `number`, from 0."""
+        rare = self.modifiers.split()
+        if number >= len(rare):
+            raise Refusal(
+                f"There are {len(rare)} modifiers ({self.modifiers}) for {number + 1} concepts or more; give one for each."
+            )
+        return rare[number]
+
+    def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
         whole = WeightEdit({f"unet.{path}.weight": _weight(backbone, path) for path in _paths(backbone)})
-        edit = self.edit(backbone, word, class_word, whole)
-        return TunedEdit(edit, backbone, rows=tokens(backbone, self.modifier))
+        edit = self.edit(backbone, words, whole)
+        return TunedEdit(edit, backbone, rows=[tokens(backbone, self.modifier(number)) for number in range(len(words))])
 
     @property
     def phases(self) -> tuple[Phase, ...]:

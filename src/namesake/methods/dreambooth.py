@@ -2,11 +2,12 @@
 
 Ruiz et al., "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation" (2022). Equation 2:
 the loss on "a [V] class" plus lambda times the loss on the base model's own pictures of "a class"; [V] is a rare word.
-The autoencoder and the text encoder stay frozen.
+The autoencoder stays frozen, and so does the text encoder unless it has a rate of its own; then all of it that a prompt
+passes through is tuned (both of SDXL's), except for the table of words.
 
 With `word_rate` the vectors of [V] are learned beside the U-Net, at a rate of their own, until a `share` of the run
 (pivotal tuning, as in diffusers' advanced DreamBooth scripts); after every step their spread is drawn back to that of
-the table of words by (std_0 / std)^0.1.
+the table of words by (std_0 / std)^0.1. Min-SNR weights (`namesake.train.fit.min_snr`) then act on rows of both kinds.
 
 Deviations: prior pictures are given by the caller and rows weighted by (1, lambda) / (1 + lambda), a factor that Adam
 does not see; AdamW without decay (at 5e-6 and 0.01 the usual one would take 5e-5 of a weight in 1,000 steps); learned
@@ -14,9 +15,11 @@ vectors begin at the rare word, not at random, and std_0 is that of real words; 
 every parameter of the U-Net, in half precision.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,12 +35,13 @@ class DreamBooth(Method):
     """Settings of the method.
 
     rate: learning rate of the U-Net, which stays. rare_word: [V]. word_rate: learning rate of the vectors of [V]; 0
-    leaves them as they are. share: of the run in which they learn, 0..1.
+    leaves them as they are. share: of the run in which they learn, 0..1. text_rate: learning rate of the text encoder; 0
+    leaves it as it is (2e-6 beside 5e-6 is diffusers' advice).
     """
 
     name: ClassVar[str] = "DreamBooth"
     trains: ClassVar[str] = "every weight of the U-Net"
-    stores: ClassVar[str] = "1.7 GB"
+    stores: ClassVar[str] = "1.7 GB, with the text encoder 1.9 GB"
     sentences: ClassVar[tuple[str, ...]] = ("a {}",)
 
     steps: int = 800
@@ -47,21 +51,47 @@ class DreamBooth(Method):
     rare_word: str = "sks"
     word_rate: float = 0.0
     share: float = 0.5
+    text_rate: float = 0.0
 
-    def reads(self, class_word: str) -> str:
+    def reads(self, class_word: str, number: int = 0) -> str:
         return f"{self.rare_word} {class_word}"
 
-    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
-        whole = WeightEdit({f"unet.{name}": weight for name, weight in backbone.unet.named_parameters()})
+    def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
+        weights = {f"unet.{name}": weight for name, weight in backbone.unet.named_parameters()}
+        whole = WeightEdit(weights | (text_weights(backbone) if self.text_rate else {}))
         rows = tokens(backbone, self.rare_word) if self.word_rate else 0
-        return RetractedWords(self.edit(backbone, word, class_word, whole), backbone, rows)
+        return RetractedWords(self.edit(backbone, words, whole), backbone, rows)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
+        whole = {"weights": self.rate} | ({"text": self.text_rate} if self.text_rate else {})
         if not self.word_rate:
-            return (Phase({"weights": self.rate}, fall=1.0),)
-        both = Phase({"weights": self.rate, "words": self.word_rate}, self.share, fall=1.0)
-        return (both, Phase({"weights": self.rate}, 1 - self.share, fall=1.0))
+            return (Phase(whole, fall=1.0),)
+        both = Phase(whole | {"words": self.word_rate}, self.share, fall=1.0)
+        return (both, Phase(whole, 1 - self.share, fall=1.0))
+
+
+def text_weights(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights of the text encoders that a prompt passes through, by the names of a `WeightEdit`, without the table of
+    words. SDXL reads the first encoder before its last layer, so what comes after is not among them."""
+    named = {
+        f"text_encoder{'' if number == 0 else f'_{number + 1}'}.{name}": weight
+        for number, encoder in enumerate(backbone.text_encoders)
+        for name, weight in encoder.named_parameters()
+        if weight is not embedding(encoder)
+    }
+    asked = [weight.requires_grad for weight in named.values()]
+    try:
+        for weight in named.values():
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            told = backbone.text(["a"])
+            total = told.states.sum() + (0 if told.pooled is None else told.pooled.sum())
+            gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    finally:
+        for weight, before in zip(named.values(), asked, strict=True):
+            weight.requires_grad_(before)
+    return {name: weight for (name, weight), one in zip(named.items(), gradients, strict=True) if one is not None}
 
 
 class RetractedWords(TunedEdit):

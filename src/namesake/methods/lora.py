@@ -10,6 +10,7 @@ Deviations: none on the text encoder (its projections are no sites of an edit); 
 the class answer to one placeholder, so that prompts are written as for every other method; timesteps are stratified.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,12 +38,12 @@ class Lora(Method):
     rate: float = 1e-4
     rare_word: str = "sks"
 
-    def reads(self, class_word: str) -> str:
+    def reads(self, class_word: str, number: int = 0) -> str:
         return f"{self.rare_word} {class_word}".strip()
 
-    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
+    def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
         low = attention_lora(backbone, self.rank, seed)
-        return TunedEdit(self.edit(backbone, word, class_word, low), backbone, rows=0)
+        return TunedEdit(self.edit(backbone, words, low), backbone, rows=0)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -14,6 +14,7 @@ nor of the feed-forward layers (no sites of an edit); rates fall along a cosine 
 no decay (the code has 1e-3); masks weigh the squared error, where the code multiplies prediction and target.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,8 +49,8 @@ class LoraPti(Method):
     share: float = 0.5
     latest: float = 0.8
 
-    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
-        edit = self.edit(backbone, word, class_word, attention_lora(backbone, self.rank, seed))
+    def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
+        edit = self.edit(backbone, words, attention_lora(backbone, self.rank, seed))
         return PulledWords(edit, backbone, min(1.0, 100 * self.word_rate))
 
     @property

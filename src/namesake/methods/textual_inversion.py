@@ -11,6 +11,7 @@ stratified. A word of several vectors begins as the coarse word several times ov
 authors' code, relative to the word's length here) is off unless asked for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,17 +32,18 @@ class TextualInversion(Method):
     name: ClassVar[str] = "Textual Inversion"
     trains: ClassVar[str] = "the vectors of the word"
     stores: ClassVar[str] = "6 kB and 1.5 kB for each further vector"
+    several: ClassVar[bool] = True
 
     steps: int = 3000
     rate: float = 2e-3
     copies: int = 1
     anchor: float = 0.0
 
-    def reads(self, class_word: str) -> str:
+    def reads(self, class_word: str, number: int = 0) -> str:
         return " ".join([class_word] * self.copies)
 
-    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
-        return TunedEdit(self.edit(backbone, word, class_word), backbone, word_anchor=self.anchor)
+    def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
+        return TunedEdit(self.edit(backbone, words), backbone, word_anchor=self.anchor)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

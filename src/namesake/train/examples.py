@@ -125,26 +125,32 @@ class Examples:
 
 
 @dataclass(frozen=True, eq=False)
-class Preserved:
-    """Rows of a concept beside rows of what the base model makes of its class: the loss L(own) + weight * L(prior) of
-    prior preservation (Ruiz et al. 2022, equation 2), up to the constant factor 1 / (1 + weight), which Adam does not
-    see."""
+class Mixture:
+    """Rows of several sources, each with its weight in the loss.
 
-    own: Examples
-    prior: Examples
-    weight: float
+    A concept beside what the base model makes of its class gives the loss L(own) + weight * L(prior) of prior
+    preservation (Ruiz et al. 2022, equation 2), up to the constant factor 1 / (1 + weight), which Adam does not see;
+    several concepts are learned in one run (Kumari et al. 2022, section 3.3).
+    """
+
+    sources: tuple[tuple[Examples, float], ...]
 
     def batch(self, step: int, chance: torch.Generator) -> Batch:
         """As many rows of each as it has to a batch, in random order: which timesteps a row sees depends on its
         place."""
-        own, prior = self.own.batch(step, chance), self.prior.batch(step, chance)
-        prompts = own.prompts + prior.prompts
+        some = [examples.batch(step, chance) for examples, _ in self.sources]
+        prompts = [prompt for one in some for prompt in one.prompts]
         order = torch.randperm(len(prompts), generator=chance)
-        latents = torch.cat([own.latents, prior.latents])
-        weight = torch.cat([torch.ones(len(own.prompts)), torch.full((len(prior.prompts),), float(self.weight))])
+        latents = torch.cat([one.latents for one in some])
+        weight = torch.cat(
+            [torch.full((len(one.prompts),), float(w)) for one, (_, w) in zip(some, self.sources, strict=True)]
+        )
         mask = None
-        if own.mask is not None:
-            mask = torch.cat([own.mask, torch.ones_like(own.mask[:1]).expand(len(prior.prompts), -1, -1, -1)])[order]
+        if any(one.mask is not None for one in some):
+            whole = torch.ones(len(prompts), 1, *latents.shape[2:])
+            sizes = [len(one.prompts) for one in some]
+            parts = zip(some, whole.split(sizes), strict=True)
+            mask = torch.cat([ones if one.mask is None else one.mask for one, ones in parts])[order]
         return Batch(
             latents[order.to(latents.device)], [prompts[place] for place in order.tolist()], weight[order], mask=mask
         )

@@ -93,8 +93,8 @@ class TunedEdit(EditModule):
     """An edit whose words, low-rank offsets and whole weights are tuned, the first two held by L2 anchors to where they
     began.
 
-    Parameters are `words`, `down`, `up` and `weights`; every other part stays as it is. The anchors are free of scale,
-    so that they mean the same on every model:
+    Parameters are `words`, `down`, `up`, `weights` of the U-Net and `text` ones of the text encoders; every other part
+    stays as it is. The anchors are free of scale, so that they mean the same on every model:
 
         word_anchor   * mean over vectors  |v - v0|^2 / |v0|^2
         offset_anchor * mean over sites    |D - D0|^2 / |W|^2,   D = (alpha / r) up @ down
@@ -103,7 +103,8 @@ class TunedEdit(EditModule):
         start: the edit to begin with.
         backbone: whose weights W the offsets belong to.
         word_anchor, offset_anchor: the strengths.
-        rows: how many of each word's first vectors are tuned, 0 or more; by default all of them.
+        rows: how many of each word's first vectors are tuned, 0 or more, of all words alike or word by word; by default
+            all of them.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class TunedEdit(EditModule):
         backbone: Backbone,
         word_anchor: float = 0.0,
         offset_anchor: float = 0.0,
-        rows: int | None = None,
+        rows: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.start, self.word_anchor, self.offset_anchor = start, word_anchor, offset_anchor
@@ -122,10 +123,13 @@ class TunedEdit(EditModule):
 
         lows = [(low, path) for low in start.of(LowRankEdit) for path in low.factors]
         tuned = start.of(TokenEdit) if rows != 0 else ()
-        self.words = own([v[:rows] for token in tuned for v in token.vectors])
+        firsts = [rows] * len(tuned) if rows is None or isinstance(rows, int) else rows
+        self.words = own([v[:first] for token, first in zip(tuned, firsts, strict=True) for v in token.vectors])
         self.down = own([low.factors[path][0] for low, path in lows])
         self.up = own([low.factors[path][1] for low, path in lows])
-        self.weights = own([weight for whole in start.of(WeightEdit) for weight in whole.weights.values()])
+        wholes = [pair for whole in start.of(WeightEdit) for pair in whole.weights.items()]
+        self.weights = own([weight for name, weight in wholes if not _of_text(name)])
+        self.text = own([weight for name, weight in wholes if _of_text(name)])
         self.to(backbone.device)
         self._begin = [[p.detach().clone() for p in group] for group in (self.words, self.down, self.up)]
         anchored = lows if offset_anchor else []
@@ -136,7 +140,8 @@ class TunedEdit(EditModule):
         ]
 
     def forward(self, batch: Batch | None = None) -> Edit:
-        words, down, up, weights = iter(self.words), iter(self.down), iter(self.up), iter(self.weights)
+        words, down, up = iter(self.words), iter(self.down), iter(self.up)
+        weights, text = iter(self.weights), iter(self.text)
         parts: list[Part] = []
         for part in self.start.parts:
             if isinstance(part, TokenEdit) and len(self.words):
@@ -144,7 +149,7 @@ class TunedEdit(EditModule):
             elif isinstance(part, LowRankEdit):
                 part = replace(part, factors={path: (next(down), next(up)) for path in part.factors})
             elif isinstance(part, WeightEdit):
-                part = replace(part, weights={name: next(weights) for name in part.weights})
+                part = replace(part, weights={name: next(text if _of_text(name) else weights) for name in part.weights})
             parts.append(part)
         return Edit(tuple(parts), self.start.about)
 
@@ -162,6 +167,11 @@ class TunedEdit(EditModule):
                 strayed.append(factor * ((p.T @ p) * (q @ q.T)).sum())
             total = total + self.offset_anchor * torch.stack(strayed).mean()
         return total
+
+
+def _of_text(name: str) -> bool:
+    """Whether a whole weight is a text encoder's."""
+    return name.startswith("text_encoder")
 
 
 def _continued(own: Float[Tensor, "_k E"], start: Float[Tensor, "_n E"]) -> Float[Tensor, "_n E"]:
@@ -193,12 +203,30 @@ def timesteps(places: Float[np.ndarray, "B"], bounds: tuple[float, float], count
     return torch.from_numpy(np.floor((low + places * (high - low)) * count)).long().clamp(0, count - 1)
 
 
+def min_snr(snr: Float[Tensor, "B"], gamma: float, prediction: str) -> Float[Tensor, "B"]:
+    """The factor on the loss of rows with some signal-to-noise ratios (Hang et al., "Efficient Diffusion Training via
+    Min-SNR Weighting Strategy", 2023, section 3.4): min(snr, gamma) / snr where the noise is predicted, min(snr, gamma)
+    / (snr + 1) where the velocity is. At an snr of 0 these are 1 and 0.
+
+    Args:
+        snr: 0 or more.
+        gamma: above 0; the paper's is 5.
+        prediction: "epsilon" or "v_prediction".
+    """
+    return gamma / snr.clamp(min=gamma) if prediction == "epsilon" else snr.clamp(max=gamma) / (snr + 1)
+
+
 def loss_of(
-    output: Float[Tensor, "B C h w"], target: Float[Tensor, "B C h w"], batch: Batch
+    output: Float[Tensor, "B C h w"],
+    target: Float[Tensor, "B C h w"],
+    batch: Batch,
+    factor: Float[Tensor, "B"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B"]]:
     """The squared error: of each row the mean over what its mask lets count, and their weighted mean.
 
-    A row whose mask is empty has no error and no share in the mean.
+    A row whose mask is empty has no error and no share in the mean. A `factor` (`min_snr` of each row's own timestep)
+    multiplies the rows' errors and not the weights that the mean is taken with, or in a batch of one row it would cancel.
+    So rows of a concept and rows of prior preservation, which differ by their weight, are treated alike.
     """
     error = (output.float() - target.float()).square().mean(dim=1, keepdim=True)
     mask = torch.ones_like(error) if batch.mask is None else batch.mask.to(error)
@@ -206,7 +234,8 @@ def loss_of(
     area = mask.sum(dim=(1, 2, 3))
     rows = (error * mask).sum(dim=(1, 2, 3)) / area.clamp(min=torch.finfo(area.dtype).tiny)
     weight = weight * (area > 0)
-    return (rows * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny), rows.detach()
+    scaled = rows if factor is None else rows * factor.to(rows)
+    return (scaled * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny), rows.detach()
 
 
 def strip_steps(steps: int) -> list[int]:
@@ -223,6 +252,7 @@ def fit(
     steps: int,
     seed: int = 0,
     clip: float = 1.0,
+    snr_gamma: float = 0.0,
     progress: Callable[[int, int], object] | None = None,
     strip: Callable[[int, Edit], object] | None = None,
     stop: Callable[[int, Mapping[str, float]], bool] | None = None,
@@ -242,6 +272,7 @@ def fit(
         batches: (step, generator) -> batch; latents are encoded before, once.
         phases: in order; every parameter belongs to at least one.
         steps: 0 to any number; 0 gives the edit that the module begins with.
+        snr_gamma: of `min_snr`; 0 leaves all timesteps alike.
         progress: called with (steps done, steps in all).
         strip: called with (steps done, edit) after 0, 1, 2, 4, 8, ... steps and at the end; the model is free then, so
             it may draw with the edit.
@@ -297,7 +328,8 @@ def fit(
                 mounted.load(edit)
                 with torch.autocast(backbone.device.type, half, enabled=cuda):
                     output = backbone.denoise(backbone.add_noise(latents, noise, t), t, backbone.text(batch.prompts))
-                loss, _ = loss_of(output, backbone.target(latents, noise, t), batch)
+                factor = min_snr(backbone.snr(t), snr_gamma, backbone.prediction) if snr_gamma else None
+                loss, _ = loss_of(output, backbone.target(latents, noise, t), batch, factor)
                 penalty = module.penalty(edit).to(loss)
                 scaler.scale(loss + penalty).backward()  # inside the mount: checkpointing recomputes
                 scaler.unscale_(optimizer)

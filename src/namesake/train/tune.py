@@ -6,9 +6,9 @@ A method is a frozen value of a class derived from `Method`. It says what the ne
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from namesake.data.prompts import TEMPLATES
 from namesake.edits import Edit, LowRankEdit, Part, TokenEdit, about, check_word
 from namesake.edits.base import embedding
 from namesake.errors import Refusal
-from namesake.train.examples import Examples, Preserved, class_of, describe
-from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, loss_of, stratified, timesteps
+from namesake.train.examples import Examples, Mixture, class_of, describe
+from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, loss_of, min_snr, stratified, timesteps
 
 LONGEST = 8  # tokens that a new word may begin as
 
@@ -33,11 +33,13 @@ class Method:
     Attributes:
         name: the field's name for the method.
         trains, stores: what it trains, in a few words, and the size of its file for Stable Diffusion 1.5.
+        several: whether it learns several concepts in one run.
         sentences: the templates of its sentences, "{}" being the new word.
         steps: of a run, by default; 0 or more.
         batch: rows of the concept in each step, 1..64.
         prior: how many pictures of the class the base model is to draw for prior preservation; 0 for none.
         prior_weight: lambda of the prior's loss, 0 or more.
+        snr_gamma: of `min_snr`, on rows of the concept and of the prior alike; 0 leaves all timesteps alike.
         scaled: whether the pictures are also seen smaller and larger, and the sentences say so.
         shift: how far a tuned picture is moved about at random, as a share of its side, 0..1.
         context: whether the sentences say what the pictures show beside the thing, where an image encoder can tell.
@@ -47,11 +49,13 @@ class Method:
     trains: ClassVar[str]
     stores: ClassVar[str]
     sentences: ClassVar[tuple[str, ...]] = TEMPLATES
+    several: ClassVar[bool] = False
 
     steps: int = 1000
     batch: int = 4
     prior: int = 0
     prior_weight: float = 1.0
+    snr_gamma: float = 0.0
     scaled: bool = False
     shift: float = 0.0
     context: bool = False
@@ -70,12 +74,13 @@ class Method:
                     "is wanted."
                 )
 
-    def reads(self, class_word: str) -> str:
-        """The real words that the new word means before the first step."""
+    def reads(self, class_word: str, number: int = 0) -> str:
+        """The real words that a new word, `number` in its run, means before the first step."""
         return class_word
 
-    def start(self, backbone: Backbone, word: str, class_word: str, seed: int = 0) -> TunedEdit:
-        """The edit module of one concept before the first step; its parameters are exactly what is trained."""
+    def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
+        """The edit module before the first step, of new words and their class words; its parameters are exactly what is
+        trained."""
         raise NotImplementedError
 
     @property
@@ -83,11 +88,14 @@ class Method:
         """What is trained when, and at which rate."""
         raise NotImplementedError
 
-    def edit(self, backbone: Backbone, word: str, class_word: str, *parts: Part) -> Edit:
-        """The edit to begin with: the new word as `reads` says, and further parts."""
-        token = TokenEdit(word, word_vectors(backbone, self.reads(class_word)))
+    def edit(self, backbone: Backbone, words: Mapping[str, str], *parts: Part) -> Edit:
+        """The edit to begin with: the new words as `reads` says, and further parts."""
+        tokens = [
+            TokenEdit(word, word_vectors(backbone, self.reads(class_word, number)))
+            for number, (word, class_word) in enumerate(words.items())
+        ]
         settings = {name: value for name, value in asdict(self).items() if name != "steps"}  # `fit` says how many
-        return Edit((token, *parts), about(backbone, self.name, class_word, **settings))
+        return Edit((*tokens, *parts), about(backbone, self.name, " and ".join(words.values()), **settings))
 
 
 def word_vectors(backbone: Backbone, text: str) -> tuple[Float[Tensor, "_n _E"], ...]:
@@ -159,6 +167,11 @@ class Dvar:
     threshold: float = 0.15
     every: int = 10
 
+    @staticmethod
+    def of(steps: int) -> "Dvar":
+        """The rule for a run of at most so many steps: it looks a hundred times, and may end after a fifth of them."""
+        return Dvar(every=max(1, steps // 100))
+
     def __post_init__(self) -> None:
         if self.window < 2 or self.every < 1 or not 0 < self.threshold < 1:
             raise Refusal(
@@ -166,13 +179,16 @@ class Dvar:
                 f"{self.threshold}; 2 or more, 1 or more, and a share between 0 and 1 are wanted."
             )
 
-    def rule(self, backbone: Backbone, batch: Batch, seed: int = 0) -> Callable[[int, Mapping[str, float]], bool]:
+    def rule(
+        self, backbone: Backbone, batch: Batch, seed: int = 0, snr_gamma: float = 0.0
+    ) -> Callable[[int, Mapping[str, float]], bool]:
         """What `fit` takes as `stop`: called inside its mount, so the loss is that of the edit of the last step."""
         rows = len(batch.prompts)
         latents = batch.latents.to(backbone.device)
         noise = torch.randn(latents.shape, generator=dice(seed, 1 << 21)).to(latents)
         t = timesteps(stratified(seed, 0, rows), (0.0, 1.0), backbone.train_timesteps).to(latents.device)
         noisy, target = backbone.add_noise(latents, noise, t), backbone.target(latents, noise, t)
+        factor = min_snr(backbone.snr(t), snr_gamma, backbone.prediction) if snr_gamma else None
         losses: list[float] = []
 
         @torch.no_grad()
@@ -180,10 +196,55 @@ class Dvar:
             if done % self.every:
                 return False
             output = backbone.denoise(noisy, t, backbone.text(batch.prompts))
-            losses.append(loss_of(output, target, batch)[0].item())
+            losses.append(loss_of(output, target, batch, factor)[0].item())
             return variance_ratio(losses, self.window) < self.threshold
 
         return settled
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One concept to learn.
+
+    pictures: one or several of one thing (or in one style), sides that the autoencoder takes. word: the new word, such
+    as <my-cat>. class_word: what the pictures show: the coarse word, the class noun; by default `class_of` the
+    pictures. masks: True where the thing is, `[B, H, W]`; the loss then counts there alone. prior: pictures of the
+    class, of the same sides, drawn by the base model or real; without them, or at a `prior_weight` of 0, the method goes
+    without prior preservation.
+    """
+
+    pictures: UInt8[Tensor, "B H W 3"]
+    word: str = "<it>"
+    class_word: str | None = None
+    masks: Bool[Tensor, "_ _ _"] | None = None
+    prior: UInt8[Tensor, "_ _ _ 3"] | None = None
+
+    def checked(self, backbone: Backbone) -> "Shown":
+        """The same with a class word; Refusal for what cannot be learned from."""
+        check_word(self.word, backbone.tokenizers)
+        pictures, masks, prior = self.pictures, self.masks, self.prior
+        if not len(pictures):
+            raise Refusal("There is no picture; give one or several of one thing.")
+        if masks is not None and masks.shape != pictures.shape[:3]:
+            raise Refusal(
+                f"The masks are {_sides(masks)} and the pictures {_sides(pictures)}; one mask for each picture, of the "
+                "same size, is wanted."
+            )
+        if prior is not None and (not len(prior) or prior.shape[1:3] != pictures.shape[1:3]):
+            raise Refusal(
+                f"The pictures of the class are {_sides(prior)} and those of the concept {_sides(pictures)}; one at "
+                "least, of the same size, is wanted."
+            )
+        if self.class_word is not None:
+            return self
+        class_word, near = class_of(backbone, pictures)
+        if near is None:
+            warnings.warn(
+                f'The model cannot see pictures, so this one is taken for "{class_word}"; say what it shows with the '
+                "class.",
+                stacklevel=4,
+            )
+        return replace(self, class_word=class_word)
 
 
 def personalize(
@@ -195,86 +256,91 @@ def personalize(
     class_word: str | None = None,
     masks: Bool[Tensor, "_ _ _"] | None = None,
     prior: UInt8[Tensor, "_ _ _ 3"] | None = None,
+    **options: Any,
+) -> Edit:
+    """Teach a model a new word for the one thing (or style) that some pictures show, by a tuned method.
+
+    After 0 steps the new word means `method.reads(class_word)`, and what is drawn with it is the base model's. The
+    arguments are those of `Shown`; the options and refusals those of `learn`.
+    """
+    return learn(backbone, method, [Shown(pictures, word, class_word, masks, prior)], **options)
+
+
+def learn(
+    backbone: Backbone,
+    method: Method,
+    concepts: Sequence[Shown],
+    *,
     steps: int | None = None,
     seed: int = 0,
     dvar: Dvar | None = None,
     progress: Callable[[int, int], object] | None = None,
     strip: Callable[[int, Edit], object] | None = None,
 ) -> Edit:
-    """Teach a model a new word for the one thing (or style) that some pictures show, by a tuned method.
-
-    After 0 steps the new word means `method.reads(class_word)`, and what is drawn with it is the base model's.
+    """Teach a model the words of one concept, or of several in one run, each step seeing all of them.
 
     Args:
         backbone: the model.
-        method: with its settings.
-        pictures: one or several of one thing, sides that the autoencoder takes.
-        word: the new word, such as <my-cat>.
-        class_word: what the pictures show: the coarse word, the class noun; by default `class_of` the pictures, with a
-            `UserWarning` where it cannot tell.
-        masks: True where the thing is, `[B, H, W]`; the loss then counts there alone.
-        prior: pictures of the class, of the same sides, drawn by the base model or real; without them, or at a
-            `prior_weight` of 0, the method goes without prior preservation.
+        method: with its settings; its `batch` is shared among the concepts, one row of each at least.
+        concepts: one, or more where the method takes `several`.
         steps: by default the method's.
         seed: of everything random.
         dvar: ends the run when the loss has settled.
         progress, strip: see `fit`.
 
     Raises:
-        Refusal: no picture, a word that is malformed or taken, a class of no or too many tokens, masks or prior
-            pictures of another size, an empty mask, a number of steps below 0.
+        Refusal: no picture, a word that is malformed, taken or given twice, a class of no or too many tokens, masks or
+            prior pictures of another size, an empty mask, several concepts where one is wanted, a number of steps below
+            0.
     """
-    check_word(word, backbone.tokenizers)
-    if not len(pictures):
-        raise Refusal("There is no picture; give one or several of one thing.")
-    if masks is not None and masks.shape != pictures.shape[:3]:
+    if not concepts or (len(concepts) > 1 and not method.several):
         raise Refusal(
-            f"The masks are {_sides(masks)} and the pictures {_sides(pictures)}; one mask for each picture, of the same "
-            "size, is wanted."
+            f"{method.name} learns one concept in a run, and {len(concepts)} were given; learn them one by one."
         )
-    if prior is not None and (not len(prior) or prior.shape[1:3] != pictures.shape[1:3]):
-        raise Refusal(
-            f"The pictures of the class are {_sides(prior)} and those of the concept {_sides(pictures)}; one at least, "
-            "of the same size, is wanted."
-        )
-    if class_word is None:
-        class_word, near = class_of(backbone, pictures)
-        if near is None:
-            warnings.warn(
-                f'The model cannot see pictures, so this one is taken for "{class_word}"; say what it shows with the '
-                "class.",
-                stacklevel=2,
+    shown = [one.checked(backbone) for one in concepts]
+    words = {one.word: one.class_word or "" for one in shown}
+    if len(words) < len(shown):
+        raise Refusal(f"{len(shown)} concepts share the words {', '.join(words)}; a word for each is wanted.")
+    module = method.start(backbone, words, seed)
+    own, prior, said = [], [], []
+    rows = max(1, method.batch // len(shown))
+    for one in shown:
+        said.append(describe(backbone, one.pictures, words[one.word]) if method.context else "")
+        own.append(
+            Examples.of(
+                backbone,
+                one.pictures,
+                one.word,
+                one.masks,
+                rows,
+                method.shift,
+                seed,
+                method.sentences,
+                method.scaled,
+                said[-1],
             )
-    module = method.start(backbone, word, class_word, seed)
-    beside = describe(backbone, pictures, class_word) if method.context else ""
-    own = Examples.of(
-        backbone,
-        pictures,
-        word,
-        masks,
-        method.batch,
-        method.shift,
-        seed,
-        method.sentences,
-        method.scaled,
-        beside,
-    )
-    batches = own.batch
-    if prior is not None and method.prior_weight:
-        others = Examples.of(backbone, prior, class_word, None, method.batch, seed=seed, templates=method.sentences)
-        batches = Preserved(own, others, method.prior_weight).batch
+        )
+        if one.prior is not None and method.prior_weight:
+            prior.append(
+                Examples.of(backbone, one.prior, words[one.word], None, rows, seed=seed, templates=method.sentences)
+            )
+    concept = own[0] if len(own) == 1 else Mixture(tuple((one, 1.0) for one in own))
+    both = Mixture(tuple((one, 1.0) for one in own) + tuple((one, method.prior_weight) for one in prior))
+    frozen = concept.batch(0, dice(seed, 1 << 21))
     edit = fit(
         backbone,
         module,
-        batches,
+        both.batch if prior else concept.batch,
         method.phases,
         steps=method.steps if steps is None else steps,
         seed=seed,
+        snr_gamma=method.snr_gamma,
         progress=progress,
         strip=strip,
-        stop=None if dvar is None else dvar.rule(backbone, own.batch(0, dice(seed, 1 << 21)), seed),
+        stop=None if dvar is None else dvar.rule(backbone, frozen, seed, method.snr_gamma),
     )
-    return replace(edit, about=replace(edit.about, settings={**edit.about.settings, "context": beside.strip(" ,")}))
+    beside = "; ".join(one.strip(" ,") for one in said)
+    return replace(edit, about=replace(edit.about, settings={**edit.about.settings, "context": beside}))
 
 
 def _sides(pictures: Tensor) -> str:
