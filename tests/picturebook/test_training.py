@@ -24,10 +24,10 @@ from namesake.picturebook.train import (
     QUESTIONS,
     Stage,
     answers,
-    scene_shares,
     make_tokenizer,
     rate,
     run_stage,
+    scene_shares,
     train_text_encoder,
 )
 
