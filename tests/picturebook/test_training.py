@@ -22,12 +22,13 @@ from namesake.picturebook.scene import SMALL_WORLD, STYLES, WORN, Pose, Scene, S
 from namesake.picturebook.train import (
     PRESETS,
     QUESTIONS,
+    SCENES,
     Stage,
     answers,
-    scene_shares,
     make_tokenizer,
     rate,
     run_stage,
+    scene_shares,
     train_text_encoder,
 )
 
@@ -200,7 +201,9 @@ def test_easy_drawings_come_first_and_joined_ones_then():
     shares = np.array([scene_shares(step, stage) for step in range(1000)])
     np.testing.assert_allclose(shares.sum(1), 1)
     easy, joined = (shares[:, SCENES.index(kind)] for kind in ("easy", "joined"))
-    assert easy[:500].min() > 0.5 > easy[500:].max() > 0 and not joined[:500].any() and joined[500:].min() > 0.25
+    assert easy[:500].min() > 0.5 > easy[500:].max() > 0
+    assert not joined[:500].any()
+    assert joined[500:].min() > 0.25
     alone = [Drawings(world=SMALL_WORLD, scenes="easy").scene(i)[1] for i in range(50)]
     assert all(scene.worn is None and scene.second is None and scene.pose.turn == 0 for scene in alone)
     assert {scene.style.name for scene in alone} > {"plain"}

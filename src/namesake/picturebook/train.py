@@ -320,7 +320,8 @@ def run_stage(
     average = AveragedModel(model, multi_avg_fn=move)
     step = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        # Not to accelerator.device: among several processes that is "cpu:0", which torch.load does not know.
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
