@@ -1,7 +1,7 @@
 """The tuned methods one by one: their sizes, their formulas against cases worked by hand, their phases, what they refuse."""
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -186,6 +186,7 @@ def test_one_picture_serves_and_bad_input_is_refused_in_a_sentence(backbone, pic
                 personalize(backbone, method, one, **{"class_word": "cat", "steps": 0, **options})
     with pytest.raises(Refusal, match="no picture"):
         personalize(backbone, method, pictures[:0], class_word="cat")
-    for settings in ({"batch": 0}, {"rate": -1.0}, {"rate": float("nan")}, {"prior": -1}):
+    rate = next(field.name for field in fields(method) if field.name.endswith("rate"))
+    for settings in ({"batch": 0}, {rate: -1.0}, {rate: float("nan")}, {"prior": -1}):
         with pytest.raises(Refusal, match="is wanted"):
             replace(method, **settings)
