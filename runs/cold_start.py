@@ -8,8 +8,9 @@ Settings are chosen on other concepts, one at a time:
     python runs/cold_start.py --split tuning --steps 12,50 --vary offset_rate=0.002,0.005,0.01
 
 Two processes share the work with `--part 0/2` and `--part 1/2`; the same command without a part then finds all measured
-and writes the tables, with `--docs PAGE` into the marked place of a page as well. Concepts that are measured already are kept, so the
-run can be stopped and taken up again. Writes one JSON file and one sheet for each concept and `summary.json` into the folder, and prints the tables.
+and prints the tables, with `--docs PAGE` into the marked place of a page as well. Concepts that are measured already are
+kept, so the run can be stopped and taken up again. Into the folder go one JSON file and one sheet for each concept, and
+`summary.json`.
 """
 
 import json
