@@ -8,8 +8,9 @@ Settings are chosen on other concepts, one at a time:
     python runs/cold_start.py --split tuning --steps 12,50 --vary offset_rate=0.002,0.005,0.01
 
 Two processes share the work with `--part 0/2` and `--part 1/2`; the same command without a part then finds all measured
-and writes the tables. Concepts that are measured already are kept, so the run can be stopped and taken up again. Writes
-one JSON file and one sheet for each concept and `summary.json` into the folder, and prints the tables.
+and prints the tables, with `--docs PAGE` into the marked place of a page as well. Concepts that are measured already are
+kept, so the run can be stopped and taken up again. Into the folder go one JSON file and one sheet for each concept, and
+`summary.json`.
 """
 
 import json
@@ -31,6 +32,7 @@ def main(
     model: str = "picturebook",
     judge: Path | None = None,
     part: str = "0/1",
+    docs: Path | None = None,
 ) -> None:
     """Measure the cold start with and without the dual path."""
     from importlib.resources import files
@@ -40,6 +42,7 @@ def main(
     import namesake
     from namesake.backbone import Backbone
     from namesake.evaluate.cold_start import WORD, by_kind, measure, summary, table
+    from namesake.picturebook.check import into_page
     from namesake.picturebook.judge import Judge
     from namesake.picturebook.scene import World
     from namesake.recipes import COLD_START, method_of
@@ -80,7 +83,10 @@ def main(
             progress=lambda done, total: progress.update(bar, completed=done),
         )
     (out / "summary.json").write_text(json.dumps(summary(results), indent=1) + "\n")
-    print(f"{len(results)} {split} concepts x 8 prompts x {seeds} seeds\n\n{table(results)}\n\n{by_kind(results)}")
+    told = f"{len(results)} {split} concepts x 8 prompts x {seeds} seeds\n\n{table(results)}\n\n{by_kind(results)}"
+    print(told)
+    if docs is not None:
+        docs.write_text(into_page(docs.read_text(), told))
 
 
 if __name__ == "__main__":

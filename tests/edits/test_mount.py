@@ -147,7 +147,7 @@ def test_a_zero_edit_is_nothing(make_bench, kind, blend):
 def test_rows_without_the_word_are_the_bases(make_bench, place, blend):
     on = make_bench("sd15", torch.float32)
     base = on("", HARD, "a dog")
-    with edited(on, random_edit(on, where=place), blend=blend):
+    with edited(on, random_edit(on, where=place), blend=blend, rows="word"):
         out = on("", SOFT, "a dog")
     assert torch.equal(out[0], base[0])
     assert torch.equal(out[2], base[2])
@@ -319,10 +319,12 @@ def test_the_pipelines_own_call(make_bench):
             ).images)  # fmt: skip
 
         base = draw(HARD)
-        with edited(on, edit):
+        with edited(on, edit, rows="word"):
             ours = draw(SOFT)
         with edited(on, edit, blend=0):
             assert torch.equal(draw(SOFT), base)
+        with edited(on, edit):
+            assert not torch.equal(draw(SOFT)[2:], base[2:])  # offsets act on every row unless told otherwise
         assert torch.equal(ours[2:], base[2:])  # the dog
         assert not torch.equal(ours[0], base[0])
         assert not torch.equal(ours[1], base[1])
@@ -413,12 +415,12 @@ def test_stacking(sd):
     two = random_edit(sd, seed=2, word="<two>", hard="dog", rank=2)
     both = stack(one, two)
     assert both.placeholders == ("<one>", "<two>")
-    with edited(sd, one):
+    with edited(sd, one, rows="word"):
         first = sd("a <one>", "", "")[0]
-    with edited(sd, two):
+    with edited(sd, two, rows="word"):
         second = sd("", "a <two>", "")[1]
     base = sd("", "", "a <two>")
-    with edited(sd, both):
+    with edited(sd, both, rows="word"):
         out = sd("a <one>", "a <two>", "")
         assert close(out[0], first)
         assert close(out[1], second)
@@ -434,7 +436,7 @@ def test_stacking(sd):
     together = Edit((*one.of(TokenEdit), *two.of(TokenEdit), LowRankEdit(summed, 5.0),
                      SecondPath("cat", 0.25, words=("<one>",)), SecondPath("dog", 0.25, words=("<two>",))),
                     About("test"))  # fmt: skip
-    with edited(sd, together):
+    with edited(sd, together, rows="word"):
         assert close(sd("", "", "a <one> and <two>")[2], mixed)
     with pytest.raises(Refusal, match="twice"):
         stack(one, one)
@@ -459,7 +461,7 @@ def test_offsets_without_a_word_serve_every_row(sd):
     with edited(sd, bare) as mounted:
         assert mounted.layout.merged
         assert close(sd("", "a dog"), wanted)
-    with edited(sd, bare, random_edit(sd, word="<one>", blend=None, seed=3)):
+    with edited(sd, bare, random_edit(sd, word="<one>", blend=None, seed=3), rows="word"):
         assert close(sd("", "a dog"), wanted)
 
 

@@ -615,14 +615,15 @@ def edited(
     *edits: Edit,
     blend: float | int | None = None,
     scale: float | int = 1.0,
-    rows: str = "word",
+    rows: str = "all",
     any_base: bool = False,
 ) -> Iterator[Mount]:
     """Put edits on a model for the time of a `with` block; afterwards the model is as it was, to the bit.
 
     Inside, the pipeline's own calls know the new words. `blend` 0..1 overrides the share of the soft path, `scale` is
-    the factor on weight offsets. With `rows="word"` an edit acts on the rows whose prompt holds its word, all others
-    (the unconditional half of guidance) stay the base's; with "all" it acts on every row, as LoRA does. `backward()`
+    the factor on weight offsets. With `rows="all"` offsets act on every row, as LoRA does; with "word" on the rows whose
+    prompt holds the edit's word, all others (the unconditional half of guidance) stay the base's. Guidance then
+    enlarges, with the thing, whatever else the offsets took up from the picture (measured in LOG.md). `backward()`
     belongs inside the block. `any_base` allows other weights of the same architecture.
     """
     edit = stack(*edits, blend=blend if len(edits) > 1 else None)

@@ -18,6 +18,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from namesake.errors import Refusal
 from namesake.picturebook import captions as grammar
@@ -280,6 +282,14 @@ def _replace(data: Any, path: Path) -> None:
     os.replace(part, path)
 
 
+@contextmanager
+def half(device: str) -> Iterator[None]:
+    """bfloat16 autocast. On a CPU attention is computed as plain products: with heads as narrow as these, the backward pass of the
+    fused kernel takes as long again as all the rest of it (LOG.md)."""
+    with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+        yield
+
+
 def run_stage(
     name: str,
     stage: Stage,
@@ -356,7 +366,7 @@ def run_stage(
             rng = np.random.default_rng([seed, sum(name.encode()), step, accelerator.process_index])
             torch.manual_seed(int(rng.integers(2**63 - 1)))
             batch = batches(rng, share, step)
-            with torch.autocast(accelerator.device.type, torch.bfloat16):
+            with half(accelerator.device.type):
                 value, seen = loss(wrapped, batch)
             value.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
