@@ -201,9 +201,7 @@ def pretrain(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes that read pictures ahead.")] = 4,
     tracker: Annotated[str | None, typer.Option(metavar="NAME", help="tensorboard, wandb, trackio, ...")] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder of the run.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder of the run.")] = None,
 ) -> None:
     """Pre-train an encoder, alone or under accelerate launch."""
     from namesake import recipes

@@ -398,7 +398,9 @@ def _teach(
                 **options,
             )
         if word is None:  # named after the real word that the prediction is nearest to
-            edit = date.renamed(edit, f"<my-{'-'.join(re.findall('[a-z0-9]+', (edit.about.class_word or '').lower()))}>")
+            edit = date.renamed(
+                edit, f"<my-{'-'.join(re.findall('[a-z0-9]+', (edit.about.class_word or '').lower()))}>"
+            )
         return _told(edit, report)
     if class_word is None:
         class_word, near = cold_start.class_of(backbone, pixels)

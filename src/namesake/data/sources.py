@@ -125,7 +125,9 @@ class OpenImages:
                 if name in found and (known is None or _area(box) > _area(known)):
                     boxes[name] = box
         if not boxes:
-            raise Refusal(f'No picture under "{folder}" has a box that is wanted; are the pictures of its tables there?')
+            raise Refusal(
+                f'No picture under "{folder}" has a box that is wanted; are the pictures of its tables there?'
+            )
         names = sorted(boxes)
         # Arrays and not a dictionary, since every worker that reads ahead has a copy.
         self.files = [found[name] for name in names]

@@ -153,10 +153,11 @@ class Date:
     where words start, one token of the model. width, blocks, layers: of the networks (`namesake.nets.encoder`).
     image_encoder, timestep: see `Features`. denoiser: what the U-Net's features are of while pre-training: "reference"
     (once, at the fixed timestep) or "current" (the noisy latent that is to be cleaned, as the project's page draws it;
-    nothing of it can be kept). Either way a prediction looks at the reference, since it is made once. regularizer: of the word (figure 4): "contrastive" (equation 2), "nearest"
-    (cosine to the nearest word), both with L2 on the norm; "norm" (L2 alone); "none". neighbours, temperature, cosine:
-    see `contrastive_loss` (the values of ReVersion, which the paper follows there). word_weight: of the contrastive or
-    nearest loss. norm_weight, offset_weight: of `norm_penalty` and `offset_penalty`.
+    nothing of it can be kept); a prediction is made once and looks at the reference either way. regularizer: of the
+    word (figure 4): "contrastive" (equation 2), "nearest" (cosine to the nearest word), both with L2 on the norm;
+    "norm" (L2 alone); "none". neighbours, temperature, cosine: see `contrastive_loss` (the values of ReVersion, which
+    the paper follows there). word_weight: of the contrastive or nearest loss. norm_weight, offset_weight: of
+    `norm_penalty` and `offset_penalty`.
     """
 
     vectors: int = 1

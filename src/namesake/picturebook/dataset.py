@@ -20,7 +20,15 @@ from namesake.picturebook.captions import Caption, caption
 from namesake.picturebook.concept import CHARACTERS, SPLITS, Concept, concept, number_of, sample_color
 from namesake.picturebook.draw import Drawing, draw
 from namesake.picturebook.figures import CATEGORIES
-from namesake.picturebook.scene import FULL_WORLD, SMALL_WORLD, Scene, World, sample_easy_scene, sample_joined_scene, sample_scene
+from namesake.picturebook.scene import (
+    FULL_WORLD,
+    SMALL_WORLD,
+    Scene,
+    World,
+    sample_easy_scene,
+    sample_joined_scene,
+    sample_scene,
+)
 
 SKEWED, SKEWED_COLOR, SKEW = "robot", "gray", 0.8
 """The word skewed on purpose: a robot whose colour no caption names is gray in this share of training drawings."""

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,10 +25,11 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
-from namesake.edits import Edit, Layout, Mount, TokenEdit, mount
+from namesake.edits import Edit, Layout, Mount, mount
 from namesake.edits.file import write
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, EditModule, dice, loss_of, patient, stratified, timesteps
@@ -76,7 +77,9 @@ class Plan:
             ("log_every", 1, 100_000_000),
         ):
             if not low <= getattr(self, name) <= high:
-                raise Refusal(f"The {name} of the run is {getattr(self, name)}; a number from {low} to {high} is wanted.")
+                raise Refusal(
+                    f"The {name} of the run is {getattr(self, name)}; a number from {low} to {high} is wanted."
+                )
 
     def share(self, processes: int) -> int:
         """Rows that one process looks at together."""
@@ -283,11 +286,27 @@ def launched(tracker: str | None = None, folder: Path | None = None) -> Any:
         raise Refusal(f"The tracker '{tracker}' cannot be used ({error}); install it, or name another.") from None
 
 
-def half(backbone: Backbone) -> Any:
-    """bfloat16 where it pays: on CUDA devices that have it and on CPUs (twice as fast on those with AVX512-BF16)."""
+@contextmanager
+def half(backbone: Backbone) -> Iterator[None]:
+    """bfloat16 where it pays: on CUDA devices that have it, and on CPUs.
+
+    On a CPU attention is computed as plain products: with heads as narrow as the picture book's, the backward pass of
+    the fused kernel took a quarter of a step (LOG.md).
+    """
     kind = backbone.device.type
-    fit = kind == "cpu" or (kind == "cuda" and torch.cuda.is_bf16_supported())
-    return torch.autocast(kind, torch.bfloat16) if fit else nullcontext()
+    if kind == "cuda" and torch.cuda.is_bf16_supported():
+        with torch.autocast(kind, torch.bfloat16):
+            yield
+    elif kind == "cpu":
+        before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+        try:
+            with torch.autocast(kind, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+    else:
+        yield
 
 
 def pretrain(
@@ -390,7 +409,11 @@ def pretrain(
 
     def save() -> None:
         if main:
-            states = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average.state_dict()}
+            states = {
+                "module": module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average.state_dict(),
+            }
             _save(folder, {"step": step, "settings": json.dumps(settings, sort_keys=True), **states})
 
     ended = False
@@ -446,7 +469,12 @@ def pretrain(
 
 
 def _estimate(
-    backbone: Backbone, module: nn.Module, plan: Plan, steps: int, part: Callable[[], object], say: Callable[[str], object]
+    backbone: Backbone,
+    module: nn.Module,
+    plan: Plan,
+    steps: int,
+    part: Callable[[], object],
+    say: Callable[[str], object],
 ) -> None:
     """Say what the run will take, by what one of its parts took; nothing of it is kept."""
     cuda = backbone.device.type == "cuda"
@@ -574,7 +602,9 @@ def _restored(
     different = sorted(name for name in {*before, *other} if before.get(name) != other.get(name) and name not in FREE)
     if different:
         was = ", ".join(f"{name} {before.get(name)} and now {other.get(name)}" for name in different)
-        raise Refusal(f'The run in "{folder}" has other settings ({was}); resume it with its own, or name another folder.')
+        raise Refusal(
+            f'The run in "{folder}" has other settings ({was}); resume it with its own, or name another folder.'
+        )
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
     average.load_state_dict(state["average"])
