@@ -667,7 +667,7 @@ def pretrain(
         accelerator.wait_for_everyone()
         files = sorted((folder / "drawings").glob("????.npy"))[: -(-chosen.drawings // 2000)]
         kept = keep(files, backbone, encoder.features, accelerator)
-        stream = Stream(backbone, Mixture([range(len(kept))], seed=seed), kept)  # type: ignore[list-item]
+        stream = Stream(backbone, Mixture([kept], seed=seed), kept)  # type: ignore[list-item]
         shown = _glimpses(seen().categories, backbone.size)
     name = encoder.word
     prompts = neutral(backbone, name, TEMPLATES)

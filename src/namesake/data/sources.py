@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -47,6 +47,7 @@ def framed(
     return square(pixels[y : y + tall, x : x + wide], size)
 
 
+@runtime_checkable
 class Source(Protocol):
     """Square pictures of one data set."""
 

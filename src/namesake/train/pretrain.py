@@ -18,7 +18,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -114,6 +114,7 @@ def gathered(rows: Tensor) -> Tensor:
 # The pictures
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Where pictures come from, row by row of a run: `namesake.data.sources.Mixture` and what behaves like it."""
 
@@ -132,6 +133,8 @@ class Kept:
     When reference and target are one picture and the features are those of a fixed timestep, a step then costs the
     U-Net's and the encoder's passes alone.
     """
+
+    name = "kept features"
 
     def __init__(self, files: Sequence[Path], shapes: Sequence[tuple[int, ...]]) -> None:
         self._shards = [np.load(file, mmap_mode="r") for file in files]
