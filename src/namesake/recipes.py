@@ -780,22 +780,24 @@ def shards(data: str, output: Path | str, size: int = 512, report: Report | None
     return len(Shards(place, size))
 
 
-SHIPPED = "date.safetensors"  # in picturebook/encoders
+def shipped_encoder(model: str) -> Path:
+    """Where the package keeps its encoder for a model of its own, whether it is there or not."""
+    from importlib.resources import files
+
+    return Path(str(files("namesake"))) / model / "encoders" / "date.safetensors"
 
 
 def encoder_of(backbone: "Backbone", named: str | None, report: Report) -> "DateEncoder | None":
     """The encoder that a user named (a file, or a hub id with an `encoder.safetensors`), else the one shipped for this
     model; None where there is none or "none" was asked for. Raises Refusal for one that cannot be had or does not fit.
     """
-    from importlib.resources import files
-
     from namesake.methods.date import DateEncoder
 
     if named == "none":
         return None
     if named is None:
-        shipped = Path(str(files("namesake") / "picturebook" / "encoders" / SHIPPED))
-        if backbone.name != "picturebook" or not shipped.is_file():
+        shipped = shipped_encoder(backbone.name)
+        if backbone.name not in OWN_WORLD or not shipped.is_file():
             return None
         try:
             return DateEncoder.load(shipped, backbone)

@@ -123,7 +123,10 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_trains_the_encoder_alone(bac
     for a, b, kept in zip(encoder.parameters(), again.parameters(), one["average"]["shadow_params"], strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, kept)  # what is left is the average
-    curves = [[{**line, "pictures a second": 0} for line in lines(tmp_path / name)] for name in ("whole", "parts")]
+    curves = [
+        [{**line, "pictures a second": 0, "hours left": 0} for line in lines(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
     assert curves[0] == curves[1]
     assert [line["step"] for line in curves[0]] == [1, 2, 3, 4]
     assert {"loss", "penalty", "norm", "rate", "word cosine", "word entropy", "word norm", "offset size"} <= set(

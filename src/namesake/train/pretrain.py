@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -275,7 +276,7 @@ class _Shares(Sequence[range]):
 def launched(tracker: str | None = None, folder: Path | None = None) -> Any:
     """The accelerator of this process; `tracker` is one that accelerate knows (tensorboard, wandb, trackio, ...)."""
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     here = torch.cuda.is_available() or torch.backends.mps.is_available()
     try:
@@ -283,7 +284,10 @@ def launched(tracker: str | None = None, folder: Path | None = None) -> Any:
             cpu=not here,
             log_with=tracker,
             project_dir=folder,
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(days=1)),  # the others wait while one process draws ahead
+            ],
         )
     except (ValueError, ImportError) as error:
         raise Refusal(f"The tracker '{tracker}' cannot be used ({error}); install it, or name another.") from None
@@ -555,20 +559,21 @@ class _Curve:
         self._clear()
 
     def _clear(self) -> None:
-        self.sums, self.count, self.rows, self.skipped, self.since = np.zeros(3), 0, 0, 0, time.perf_counter()
+        self.sums, self.count, self.rows, self.since = np.zeros(3), 0, 0, time.perf_counter()
+        self.skipped = self.left = 0
 
     def add(self, plan: Plan, step: int, means: Sequence[float], norm: float, processes: int) -> None:
         self.sums += (means[0], means[1], norm)
         self.count += 1
         self.rows += plan.batch
-        self.skipped = round(means[3] * processes)
+        self.skipped, self.left = round(means[3] * processes), plan.steps - step
 
     def write(self, step: int, rate: float, watched: Mapping[str, float]) -> None:
-        """A line of means since the last one."""
-        speed = self.rows / (time.perf_counter() - self.since)
+        """A line of means since the last one, with the projected rest of the run."""
+        seconds = time.perf_counter() - self.since
         means = dict(zip(("loss", "penalty", "norm"), (self.sums / self.count).tolist(), strict=True))
-        line = {"step": step, **means, "rate": rate, **watched, "pictures a second": round(speed, 2)}
-        line["skipped pictures"] = self.skipped
+        line = {"step": step, **means, "rate": rate, **watched, "skipped pictures": self.skipped}
+        line |= {"pictures a second": self.rows / seconds, "hours left": self.left * seconds / self.count / 3600}
         with open(self.path, "a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
         if self.accelerator.log_with:
