@@ -299,7 +299,8 @@ def test_hard_prompts_are_read_once_while_a_word_is_trained(make_bench, kind):
         hook.remove()
         for a, b in zip(found, wanted, strict=True):
             assert (a is None and b is None) or close(a, b)
-        assert torch.equal(again[0][0], again[0][1])
+        assert close(again[0][0], found[0][0])
+        assert close(again[0][1], found[0][0])
         assert again[0].requires_grad
     assert read == [3, 1, 1, 2]  # soft; two hard ones, alone; soft
 
