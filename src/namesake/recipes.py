@@ -693,6 +693,7 @@ def pretrain(
         if done < plan.steps:
             report.warn(f"The run was stopped after {done} of {plan.steps} steps; go on with --resume.")
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return path
 
 

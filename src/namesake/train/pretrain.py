@@ -343,7 +343,7 @@ def pretrain(
         prompts: sentences that hold the word of the module's edits.
         plan: see `Plan`.
         folder: of the run.
-        accelerator: see `launched`.
+        accelerator: see `launched`; who made it ends it (`end_training`).
         resume: from the last checkpoint in the folder, or from the beginning where there is none.
         preview: called by the main process with (step, module with the averaged weights); it may draw.
         say: called by the main process with sentences for people.
@@ -469,8 +469,6 @@ def pretrain(
             mounted.unmount()
         if plan.checkpointing:
             backbone.unet.disable_gradient_checkpointing()
-        if curve is not None:
-            accelerator.end_training()
     average.copy_to(parameters)
     return step
 
