@@ -303,7 +303,7 @@ def test_every_method_is_listed_and_makes_a_concept(capsys, one_model, picture, 
     assert cli.main(["methods"]) == 0
     listed = capsys.readouterr().out
     for name, method in METHODS.items():
-        default = " (by default)" if name == recipes.COLD_START else ""
+        default = " (by default, where no encoder is at hand)" if name == recipes.COLD_START else ""
         assert f"{name}{default}\n  trains  {method.trains}\n" in listed
         output = f"{name}.safetensors"
         arguments = ["--class", "cat", "--method", name, "--steps", "0", "-o", output]

@@ -55,8 +55,11 @@ def personalize(
     class_word: Class = None,
     model: Model = "picturebook",
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="How the word is learned; 'namesake methods' lists the names.")
-    ] = "cold-start",
+        str | None,
+        typer.Option(
+            metavar="NAME", help="How the word is learned (see 'namesake methods'); by an encoder where one is at hand."
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="Steps of tuning; more are closer to the picture.")
     ] = None,
@@ -73,6 +76,9 @@ def personalize(
     until_settled: Annotated[
         bool, typer.Option("--until-settled", help="End before the last step where the loss has settled (DVAR).")
     ] = False,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="An encoder's file or hub id, or none; else the shipped one.")
+    ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The concept file to write, or a folder for it.")
     ] = Path(),
@@ -92,6 +98,7 @@ def personalize(
         seed=seed,
         mask=mask or alpha,
         until_settled=until_settled,
+        encoder=encoder,
         output=output,
         report=_report(),
     )
@@ -214,6 +221,66 @@ def demo(
     print(f"{times}; peak memory {made.memory / 2**20:,.0f} MiB")
     print(f"{made.concept}: {made.concept.stat().st_size / 1000:,.0f} kB")
     print(f"Next: {made.next_command}")
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME", help="picturebook; sd15, sd21 or sdxl, also with -50k for fewer steps.")
+    ] = "picturebook",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND:DIR", help="imagenet, openimages, shards or folder, @WEIGHT behind it; give it again to mix."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Another base model than the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Steps of the optimizer.")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Pictures of a step, over all processes.")] = None,
+    accumulation: Annotated[
+        int | None, typer.Option(metavar="N", help="Parts of a step; they do not see each other's words.")
+    ] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Less memory, a third more computation.")
+    ] = False,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes that read pictures ahead.")] = 4,
+    tracker: Annotated[str | None, typer.Option(metavar="NAME", help="tensorboard, wandb, trackio, ...")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder of the run.")] = None,
+) -> None:
+    """Pre-train an encoder, alone or under accelerate launch."""
+    from namesake import recipes
+
+    path = recipes.pretrain(
+        recipe,
+        data=data or (),
+        model=model,
+        steps=steps,
+        batch=batch,
+        accumulation=accumulation,
+        checkpointing=checkpointing,
+        seed=seed,
+        resume=resume,
+        workers=workers,
+        tracker=tracker,
+        output=output,
+        report=_report(),
+    )
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
+
+
+@app.command()
+def shards(
+    data: Annotated[str, typer.Argument(metavar="KIND:DIR", help="imagenet, openimages or folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to.")],
+    size: Annotated[int, typer.Option(metavar="N", help="Pixels a side.")] = 512,
+) -> None:
+    """Turn a data set into WebDataset shards for pretrain."""
+    from namesake import recipes
+
+    print(f"{output}: {recipes.shards(data, output, size, _report()):,} pictures")
 
 
 @picturebook.command("draw")

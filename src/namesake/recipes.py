@@ -21,12 +21,17 @@ from typing import TYPE_CHECKING, Any
 from namesake.errors import Refusal
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import UInt8
     from torch import Tensor
 
     from namesake.backbone import Backbone
     from namesake.data.pictures import Picture
+    from namesake.data.sources import Source
     from namesake.edits import Edit
+    from namesake.methods.date import Date, DateEncoder
+    from namesake.train.fit import EditModule
+    from namesake.train.pretrain import Plan
     from namesake.train.tune import Method
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -37,7 +42,7 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 # to 5.9. Their mean errors overlap (drawings up to 10, photographs from 8).
 OWN_WORLD = {"picturebook": 2.0}
 
-COLD_START = "cold-start"  # the method by default
+COLD_START = "cold-start"  # the method where no encoder is at hand
 
 # What methods need otherwise on the picture book than on Stable Diffusion, for which their own settings are. The cold
 # start: DATE's offset rate of 2e-3 leaves a word pale after 50 steps where 6e-3 brings its colours (LOG.md). The rest is
@@ -104,11 +109,12 @@ def personalize(
     word: str | None = None,
     class_word: str | None = None,
     model: "str | Path | Backbone" = "picturebook",
-    method: str = COLD_START,
+    method: str | None = None,
     steps: int | None = None,
     seed: int = 0,
     mask: "bool | Path | str | Sequence[Path | str]" = False,
     until_settled: bool = False,
+    encoder: str | None = None,
     output: Path | str | None = None,
     report: Report | None = None,
 ) -> Personalized:
@@ -116,10 +122,12 @@ def personalize(
 
     pictures: files or folders with one or several pictures of one thing. word: such as "<my-cat>", by default made of
     the class. class_word: what it is; by default the nearest real word, by the model's image encoder. model: as
-    `Backbone.load` takes it, or a Backbone. method: a name that `methods` lists. steps: of tuning, 0 to 100,000. mask:
-    where to look: True for what the alpha channel leaves, or a file for each picture, light where the thing is.
-    until_settled: end before that where the loss has settled (`namesake.train.tune.Dvar`). output: the file to write, or a
-    folder for a file named after the word, or None to write nothing.
+    `Backbone.load` takes it, or a Backbone. method: a name that `methods` lists; by default DATE where an encoder is at
+    hand for the model, else the cold start. steps: of tuning, 0 to 100,000. mask: where to look: True for what the alpha
+    channel leaves, or a file for each picture, light where the thing is. until_settled: end before that where the loss has
+    settled (`namesake.train.tune.Dvar`). encoder: a file or hub id, "none" for a cold start; by default the one shipped
+    for the model, if there is one. output: the file to write, or a folder for a file named after the word, or None to
+    write nothing.
     Raises Refusal for whatever is wrong with these, before the work begins.
     """
     report = report or Report()
@@ -132,7 +140,10 @@ def personalize(
         _well_formed(word)
     if output is not None:
         output = _concept_place(Path(output))
-    method_of(method, "")  # refused before anything is read
+    if method is not None:
+        method_of(method, "")  # refused before anything is read
+        if encoder not in (None, "none"):
+            raise Refusal(f"The method {method} uses no encoder; leave out one of the two.")
     from namesake.data.pictures import read_pictures, with_masks
 
     seen = read_pictures(pictures, mask_from_alpha=mask is True)
@@ -140,7 +151,7 @@ def personalize(
         seen = with_masks(seen, [mask] if isinstance(mask, str | Path) else mask)
     clock = _Clock()
     backbone = _backbone(model, clock, report)
-    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report, method, until_settled)
+    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report, method, until_settled, encoder)
     if output is not None:
         if output.is_dir():
             output = _unused(output / f"{edit.placeholders[0].strip('<>')}.safetensors")
@@ -156,7 +167,7 @@ def methods() -> str:
     for name, one in METHODS.items():
         beside = f", and as many of {one.prior} pictures of the class, drawn first" if one.prior else ""
         lines += [
-            f"{name}{' (by default)' if name == COLD_START else ''}",
+            f"{name}{' (by default, where no encoder is at hand)' if name == COLD_START else ''}",
             f"  trains  {one.trains}",
             f"  stores  {one.stores} for Stable Diffusion 1.5",
             f"  costs   {one.steps:,} steps of {one.batch} row{'s' * (one.batch > 1)}{beside}",
@@ -431,18 +442,19 @@ def _teach(
     seed: int,
     clock: _Clock,
     report: Report,
-    name: str = COLD_START,
+    name: str | None = None,
     until_settled: bool = False,
+    encoder: str | None = None,
 ) -> "Edit":
     """The edit of a concept, by the method of that name."""
     import numpy as np
     import torch
 
     from namesake.edits import check_word
+    from namesake.methods import date
     from namesake.train import tune
     from namesake.train.examples import class_of
 
-    method = method_of(name, backbone.name)
     square = [one.squared(backbone.size) for one in seen]
     pixels = torch.from_numpy(np.stack([one.pixels for one in square]))
     masks = None
@@ -457,15 +469,34 @@ def _teach(
                 f"The model {backbone.name} knows only its own drawings, and this picture does not look like one; "
                 "name a model of photographs with --model."
             )
+    options: dict[str, Any] = {"masks": masks, "seed": seed} | ({} if steps is None else {"steps": steps})
+    network = encoder_of(backbone, encoder, report) if name is None else None
+    if name is None:
+        report.say("starting cold, without an encoder" if network is None else "starting from the encoder's prediction")
+    if network is not None:
+        with clock("learning"), report.bar("learning") as progress:
+            edit = date.personalize(
+                backbone,
+                network,
+                pixels,
+                word=word or network.word,
+                class_word=class_word,
+                progress=progress,
+                **options,
+            )
+        if word is None:  # named after the real word that the prediction is nearest to
+            edit = date.renamed(
+                edit, f"<my-{'-'.join(re.findall('[a-z0-9]+', (edit.about.class_word or '').lower()))}>"
+            )
+        return _told(edit, report)
+    method = method_of(name or COLD_START, backbone.name)
     if class_word is None:
         class_word, near = class_of(backbone, pixels)
         reason = "it looks most like that" if near is not None else "this model cannot see pictures"
         report.say(f'taking it for "{class_word}", as {reason}; say better with --class')
     word = word or f"<my-{'-'.join(re.findall('[a-z0-9]+', class_word.lower())) or 'thing'}>"
     check_word(word, backbone.tokenizers)
-    options: dict[str, Any] = {"word": word, "class_word": class_word, "masks": masks, "seed": seed}
-    if steps is not None:
-        options["steps"] = steps
+    options |= {"word": word, "class_word": class_word}
     if method.prior and steps != 0:
         tune.word_vectors(backbone, method.reads(class_word))  # refused now rather than after the drawing
         with clock("drawing the class"):
@@ -475,6 +506,11 @@ def _teach(
         options["dvar"] = tune.Dvar.of(method.steps if steps is None else steps)
     with clock("learning"), report.bar(f"learning {word}") as progress:
         edit = tune.personalize(backbone, method, pixels, progress=progress, **options)
+    return _told(edit, report, until_settled)
+
+
+def _told(edit: "Edit", report: Report, until_settled: bool = False) -> "Edit":
+    """Tell where a tuning ended early."""
     if ended := edit.about.settings.get("ended"):
         tell = report.say if until_settled else report.warn
         tell(f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is.")
@@ -657,3 +693,255 @@ def _peak_memory() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+# Encoders
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """How an encoder is pre-trained: for which model, as what, for how long. drawings: of the picture book, where it
+    trains on those; their frozen features are computed ahead."""
+
+    model: str
+    encoder: "Date"
+    plan: "Plan"
+    drawings: int = 0
+
+
+def pretrain_recipes() -> dict[str, PretrainRecipe]:
+    """The recipes by name. The picture book's encoder has 2.5 million parameters; it sees 320 thousand pictures."""
+    from namesake.methods.date import Date
+    from namesake.train.pretrain import Plan
+
+    hub = {
+        "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "sd21": "stabilityai/stable-diffusion-2-1",
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    }
+    long = Plan(150_000)  # the paper's final model; 50,000 steps are its ablations'
+    small = Plan(10_000, batch=32, rate=5e-4, warmup=200, average=0.999, save_every=250, preview_every=1000)
+    made = {"picturebook": PretrainRecipe("picturebook", Date(base_word="thing", width=160), small, 48_000)}
+    for name, model in hub.items():
+        made[name] = PretrainRecipe(model, Date(), long)
+        made[f"{name}-50k"] = PretrainRecipe(model, Date(), replace(long, steps=50_000))
+    return made
+
+
+def pretrain(
+    recipe: str,
+    *,
+    data: Sequence[str] = (),
+    model: str | Path | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    accumulation: int | None = None,
+    checkpointing: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    workers: int = 4,
+    tracker: str | None = None,
+    output: Path | str | None = None,
+    settings: "Date | None" = None,
+    report: Report | None = None,
+) -> Path:
+    """Pre-train an encoder and write it to `encoder.safetensors` in the folder of the run, fp16.
+
+    recipe: see `pretrain_recipes`. data: "imagenet:DIR", "openimages:DIR", "shards:DIR", "folder:DIR", "picturebook",
+    each with "@WEIGHT" where it should not count by its number of pictures; the picturebook recipe has its own. model,
+    steps, batch (over all processes), accumulation, settings: in the place of the recipe's. workers: processes that
+    read pictures ahead. tracker: one of accelerate's. output: by default out/pretrain/<recipe>.
+    Started by `accelerate launch` or `torchrun`, every process calls this; the first one writes and talks.
+    Raises Refusal.
+    """
+    report = report or Report()
+    recipes = pretrain_recipes()
+    if recipe not in recipes:
+        raise Refusal(f"There is no recipe '{recipe}'; choose one of {', '.join(recipes)}.")
+    chosen = recipes[recipe]
+    asked = {"steps": steps, "batch": batch, "accumulation": accumulation}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    plan = replace(chosen.plan, checkpointing=checkpointing, seed=seed, **asked)
+    plan = replace(plan, warmup=min(plan.warmup, max(1, plan.steps // 10)))
+    if not data and not chosen.drawings:
+        raise Refusal(f"The recipe '{recipe}' needs pictures; name them, such as --data imagenet:DIR.")
+    folder = _folder(Path(output) if output is not None else Path("out/pretrain") / recipe)
+    import torch
+
+    from namesake.backbone import Backbone
+    from namesake.data.prompts import TEMPLATES
+    from namesake.data.sources import Mixture
+    from namesake.picturebook.dataset import seen
+    from namesake.train.pretrain import Stream, keep, launched, neutral
+    from namesake.train.pretrain import pretrain as run
+
+    accelerator = launched(tracker, folder)
+    main = accelerator.is_main_process
+    clock, quiet = _Clock(), Report()
+    backbone = Backbone.load(model or chosen.model, device=accelerator.device)
+    backbone.unet.to(memory_format=torch.channels_last)
+    encoder = (settings or chosen.encoder).network(backbone, seed)
+    if data:
+        sources, weights = zip(*(_source(text, backbone.size) for text in data), strict=True)
+        filled = [float(len(one)) if weight is None else weight for one, weight in zip(sources, weights, strict=True)]
+        pictures = Mixture(sources, filled, seed)
+        stream = Stream(backbone, pictures, workers=workers)
+        shown = pictures.read(range(4))[0]
+    else:
+        if main:
+            with clock("drawing"), (report if main else quiet).bar("drawing") as progress:
+                _draw_pictures(folder / "drawings", chosen.drawings, backbone.size, progress)
+        accelerator.wait_for_everyone()
+        files = sorted((folder / "drawings").glob("????.npy"))[: -(-chosen.drawings // 2000)]
+        kept = keep(files, backbone, encoder.features, accelerator)
+        stream = Stream(backbone, Mixture([kept], seed=seed), kept)  # type: ignore[list-item]
+        shown = _glimpses(seen().categories, backbone.size)
+    name = encoder.word
+    prompts = neutral(backbone, name, TEMPLATES)
+    told = {"recipe": recipe, "model": backbone.name, "data": list(data), "encoder": vars(encoder.settings)}
+    if main:
+        report.say(f"pre-training an encoder for {backbone.name} in {folder}")
+    done = run(
+        backbone,
+        encoder,
+        stream,
+        prompts,
+        plan,
+        folder,
+        accelerator=accelerator,
+        resume=resume,
+        preview=_previews(backbone, shown, folder),
+        say=report.say,
+        told=told,
+    )
+    path = folder / "encoder.safetensors"
+    if main:
+        encoder.save(path, recipe=recipe, steps=done, batch=plan.batch, data=list(data) or ["picturebook"], seed=seed)
+        if done < plan.steps:
+            report.warn(f"The run was stopped after {done} of {plan.steps} steps; go on with --resume.")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return path
+
+
+def _source(text: str, size: int) -> "tuple[Source, float | None]":
+    """A source by its name; the picture book's drawings are made as they are asked for."""
+    from namesake.data import sources
+    from namesake.picturebook.dataset import CutDrawings
+
+    name, _, weight = text.partition("@")
+    if name != "picturebook":
+        return sources.source(text, size)
+    try:
+        return CutDrawings(size), float(weight) if weight else None
+    except ValueError:
+        raise Refusal(f'The weight "{weight}" of the data "{text}" is no number.') from None
+
+
+def _draw_pictures(folder: Path, count: int, size: int, progress: Progress | None) -> None:
+    from namesake.picturebook.dataset import draw_ahead, seen
+
+    for done in draw_ahead(folder, count, world=seen(), seed=4, size=size, cut=True):
+        if progress is not None:
+            progress(done, count)
+
+
+def _glimpses(known: Sequence[str], size: int) -> "np.ndarray":
+    """Four pictures to preview an encoder on, of concepts that nothing trains on: two of categories that it sees, one of
+    a held-out one whose siblings it sees, one of the held-out family."""
+    import numpy as np
+
+    from namesake.picturebook.dataset import HELD_OUT_FAR, HELD_OUT_NEAR, Drawings
+    from namesake.picturebook.scene import SMALL_WORLD
+
+    drawings, found = Drawings("tuning", SMALL_WORLD, seed=9, size=size, scenes="easy", cut=True), []
+    for group in (known[:1], known[-1:], HELD_OUT_NEAR, HELD_OUT_FAR):
+        index = next(i for i in range(100_000) if drawings.scene(i)[0].category in group)
+        found.append(drawings[index][0].picture)
+    return np.stack(found)
+
+
+def _previews(backbone: "Backbone", pictures: "np.ndarray", folder: Path) -> "Callable[[int, EditModule], None]":
+    """A sheet at intervals: each picture, its reconstruction, three prompts, always from the same noise."""
+    import numpy as np
+    import torch
+
+    from namesake.generate import generate
+    from namesake.methods.date import row
+    from namesake.sheet import contact_sheet, save_png
+    from namesake.train.fit import Batch
+
+    pixels = torch.from_numpy(pictures)
+    latents = backbone.encode(pixels)
+    ideas = ("a picture of {}", *DEMO_PROMPTS[:3])
+
+    def draw(step: int, encoder: "EditModule") -> None:
+        edit = encoder(Batch(latents, [""] * len(pixels), pictures=pixels))
+        rows: list[list[np.ndarray | None]] = []
+        for number, picture in enumerate(pictures):
+            one = row(edit, number)
+            prompts = [idea.format(one.placeholders[0]) for idea in ideas]
+            rows.append([picture, *(made.pixels for made in generate(backbone, prompts, one, seed=0, steps=15))])
+        columns = ["the picture", *(idea.format("...") for idea in ideas)]
+        sheet = contact_sheet(rows, columns, [""] * len(rows), title=f"after {step} steps")
+        (folder / "previews").mkdir(exist_ok=True)
+        save_png(np.asarray(sheet), folder / "previews" / f"{step:08d}.png", {"step": step})
+
+    return draw
+
+
+def shards(data: str, output: Path | str, size: int = 512, report: Report | None = None) -> int:
+    """Turn a data set ("imagenet:DIR", "openimages:DIR", "folder:DIR") into WebDataset shards of square JPEGs.
+
+    Returns the number of pictures in the shards. An interrupted run goes on where it stopped. Raises Refusal.
+    """
+    report = report or Report()
+    _number("size", size, 16, 4096)
+    from namesake.data.sources import Shards, source, write_shards
+
+    found, _ = source(data, size)
+    place = _folder(Path(output))
+    with report.bar("shards") as progress:
+        for done in write_shards(found, place):
+            if progress is not None:
+                progress(done, len(found))
+    return len(Shards(place, size))
+
+
+def shipped_encoder(model: str) -> Path:
+    """Where the package keeps its encoder for a model of its own, whether it is there or not."""
+    from importlib.resources import files
+
+    return Path(str(files("namesake"))) / model / "encoders" / "date.safetensors"
+
+
+def encoder_of(backbone: "Backbone", named: str | None, report: Report) -> "DateEncoder | None":
+    """The encoder that a user named (a file, or a hub id with an `encoder.safetensors`), else the one shipped for this
+    model; None where there is none or "none" was asked for. Raises Refusal for one that cannot be had or does not fit.
+    """
+    from namesake.methods.date import DateEncoder
+
+    if named == "none":
+        return None
+    if named is None:
+        shipped = shipped_encoder(backbone.name)
+        if backbone.name not in OWN_WORLD or not shipped.is_file():
+            return None
+        try:
+            return DateEncoder.load(shipped, backbone)
+        except Refusal as refusal:  # other weights of that name
+            report.warn(f"{refusal} The word starts cold.")
+            return None
+    path = Path(named)
+    if not path.exists():
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            path = Path(hf_hub_download(named, "encoder.safetensors"))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+            raise Refusal(
+                f"There is no encoder {named!a}: no such file, and no such repository on the hub or in its cache with an "
+                "encoder.safetensors."
+            ) from None
+    return DateEncoder.load(path, backbone)

@@ -282,6 +282,29 @@ def test_the_dual_path_is_equation_3(make_bench, kind, place):
         assert not close(on(SOFT), on(HARD))
 
 
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_hard_prompts_are_read_once_while_a_word_is_trained(make_bench, kind):
+    on, read = make_bench(kind), []
+    edit = random_edit(on)
+    token = edit.of(TokenEdit)[0]
+    trained = TokenEdit(token.placeholder, tuple(v.clone().requires_grad_() for v in token.vectors))
+    prompts = [SOFT, "a photo", f"a drawing of {WORD}"]
+    with edited(on, Edit((trained, *edit.parts[1:]), edit.about)):
+        with torch.no_grad():
+            wanted = on.text(prompts)  # nothing is remembered, and nothing was
+        table = on.text_encoders[-1].get_input_embeddings()
+        hook = table.register_forward_hook(lambda module, args, output: read.append(len(output)))
+        found = on.text(prompts)
+        again = on.text([SOFT, SOFT])
+        hook.remove()
+        for a, b in zip(found, wanted, strict=True):
+            assert (a is None and b is None) or close(a, b)
+        assert close(again[0][0], found[0][0])
+        assert close(again[0][1], found[0][0])
+        assert again[0].requires_grad
+    assert read == [3, 1, 1, 2]  # soft; two hard ones, alone; soft
+
+
 def test_words_of_several_vectors_and_tokens(sd):
     """n vectors take n places, a hard word of several tokens takes as many: as if the prompt had been typed so."""
     edit = random_edit(sd, n=3, hard="red robot", blend=0.5)

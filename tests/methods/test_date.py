@@ -195,6 +195,26 @@ def test_the_settings_choose_the_regulariser(backbone):
     assert views < apart  # two views of one picture are no negatives
 
 
+def test_collapse_and_drift_show_in_the_figures(backbone):
+    encoder, batch = SMALL.network(backbone), batch_of(backbone)
+    edit = encoder(batch)
+    found = encoder.figures(edit)  # at the base word, all of them
+    assert found["word cosine"] == pytest.approx(1, abs=1e-5)
+    assert found["word entropy"] == 0
+    assert found["offset size"] == 0
+    real = encoder.real[0]
+    words = torch.stack([3 * real[5], 3 * real[9]])
+    token = replace(edit.of(TokenEdit)[0], vectors=(words[:, None],))
+    found = encoder.figures(replace(edit, parts=(token, *edit.of(LowRankEdit))))
+    assert found["word cosine"] == pytest.approx(torch.cosine_similarity(*words, dim=0).item(), abs=1e-5)
+    assert found["word entropy"] == pytest.approx(math.log(2))
+    assert found["word norm"] == pytest.approx(words.square().mean().sqrt().item() / encoder.sizes[0], rel=1e-5)
+    low = stirred(encoder)(batch).of(LowRankEdit)[0]
+    shown = encoder.figures(replace(edit, parts=(token, low)))["offset size"]
+    assert shown == pytest.approx(offset_penalty(low, encoder.squares).sqrt().item())
+    assert shown > 0
+
+
 # What is trained
 
 
@@ -435,7 +455,14 @@ def test_a_file_for_another_model_or_none_at_all_is_refused(backbone, minis, tmp
 
 
 def test_what_cannot_be_an_encoder_is_refused(backbone):
-    for wrong in ({"vectors": 5}, {"rank": -1}, {"temperature": 0.0}, {"regularizer": "l2"}, {"timestep": 1.5}):
+    for wrong in (
+        {"vectors": 5},
+        {"rank": -1},
+        {"temperature": 0.0},
+        {"regularizer": "l2"},
+        {"timestep": 1.5},
+        {"denoiser": "x"},
+    ):
         with pytest.raises(Refusal, match=next(iter(wrong))):
             replace(SMALL, **wrong)
     with pytest.raises(Refusal, match="multiple of 32"):

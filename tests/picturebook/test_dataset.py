@@ -5,9 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from namesake.data import sources
 from namesake.picturebook import dataset
 from namesake.picturebook.concept import CHARACTERS, SPLITS
-from namesake.picturebook.dataset import SKEW, Drawings, draw_ahead, read_ahead
+from namesake.picturebook.dataset import (
+    HELD_OUT_FAMILY,
+    HELD_OUT_FAR,
+    HELD_OUT_NEAR,
+    SKEW,
+    CutDrawings,
+    Drawings,
+    draw_ahead,
+    read_ahead,
+    seen,
+)
+from namesake.picturebook.figures import BY_NAME
 from namesake.picturebook.scene import SMALL_WORLD, World
 
 
@@ -119,3 +131,38 @@ def test_characters_come_with_their_names_and_only_they(scenes):
     assert called > 50
     for _, _, words in scenes("reporting", 1500, 3):
         assert not {"tom", "rex", "pip", "bruno"} & set(words.text.split())
+
+
+def test_encoders_never_see_what_is_held_out():
+    small, held = seen(), {*HELD_OUT_NEAR, *HELD_OUT_FAR}
+    assert len(HELD_OUT_NEAR) == 4
+    assert len(small.categories) == len(SMALL_WORLD.categories) - len(held & set(SMALL_WORLD.categories)) == 17
+    families = {BY_NAME[name].family for name in small.categories}
+    assert all(BY_NAME[name].family in families for name in HELD_OUT_NEAR)  # their siblings are seen
+    assert HELD_OUT_FAMILY not in families
+    assert {BY_NAME[name].family for name in HELD_OUT_FAR} == {HELD_OUT_FAMILY}
+    drawings = Drawings("training", small, seed=4, cut=True)
+    for index in range(600):
+        made, scene, _ = drawings.scene(index)
+        assert made.category not in held
+        assert scene.second is None or scene.second.concept.category not in held
+
+
+def test_a_cut_drawing_is_the_drawing_about_its_largest_thing(monkeypatch):
+    calls = []
+
+    def framed(*call):
+        calls.append(call)
+        return sources.framed(*call)
+
+    monkeypatch.setattr(dataset, "framed", framed)
+    drawings, source = Drawings("training", seen(), seed=4), CutDrawings(64)
+    for index in range(8):
+        assert source[index].shape == (64, 64, 3)
+        boxes = [thing.box for thing in drawings[index][0].truth.objects]
+        picture, box, about, _ = calls[-1]
+        assert picture.shape == (128, 128, 3)
+        assert box == max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+        assert 0.15 <= about <= 0.75
+    assert len({call[2] for call in calls}) == 8
+    assert np.array_equal(source[3], CutDrawings(64)[3])

@@ -34,6 +34,7 @@ class Features:
 
     Attributes:
         image_encoder: the name of the image encoder: "own", a hub id or a folder.
+        eye: the image encoder, frozen.
         widths: channels of the two maps.
     """
 
@@ -42,10 +43,10 @@ class Features:
             raise Refusal(f"The features' timestep is {timestep}; a share of the schedule from 0 to 1 is wanted.")
         self.backbone = backbone
         self.image_encoder = image_encoder or (OWN if backbone._own_eye else VIT_H)
-        self._eye = _eye(backbone, self.image_encoder)
+        self.eye = _eye(backbone, self.image_encoder)
         self.timestep = min(round(timestep * backbone.train_timesteps), backbone.train_timesteps - 1)
         self.widths: tuple[int, int] = (
-            self._eye.config.hidden_size,
+            self.eye.config.hidden_size,
             backbone.unet.config.block_out_channels[-1],
         )
         self._empty: TextStates | None = None
@@ -60,8 +61,8 @@ class Features:
     def image(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
         """The image encoder's last layer: a vector for each patch of the picture's middle square."""
         extractor = getattr(self.backbone.pipeline, "feature_extractor", None) if self.image_encoder == OWN else None
-        pixels = clip_pixels(self._eye, pictures, extractor)
-        places = self._eye(pixel_values=pixels).last_hidden_state[:, 1:].float()
+        pixels = clip_pixels(self.eye, pictures, extractor)
+        places = self.eye(pixel_values=pixels).last_hidden_state[:, 1:].float()
         side = isqrt(places.shape[1])
         return places.transpose(1, 2).unflatten(2, (side, side))
 
@@ -83,7 +84,8 @@ class Features:
 
         with bypassed(self.backbone):
             if self._empty is None or self._empty.states.device != self.backbone.device:
-                self._empty = self.backbone.against("", self.backbone.text([""]))
+                with torch.autocast(noisy.device.type, enabled=False):  # they outlive this call
+                    self._empty = self.backbone.against("", self.backbone.text([""]))
             # Leaving by an exception, and not a copy of the U-Net's forward: that differs from version to version.
             hook = self.backbone.unet.mid_block.register_forward_hook(leave)
             try:

@@ -4,6 +4,7 @@ Whatever the file holds (a phone's turned photograph, a cut-out with alpha, a pr
 animation), what comes out is sRGB, uint8, upright, without alpha. What cannot be read is refused in one sentence.
 """
 
+import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -72,7 +73,7 @@ def read_pictures(paths: Iterable[Path | str], mask_from_alpha: bool = False) ->
     A folder is not searched below its first level; what does not end like a picture there is passed over.
     Raises Refusal for a folder without pictures and for everything that `read_picture` refuses.
     """
-    suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in (*FORMATS, "MPO")}
+    suffixes = _suffixes()
     pictures = []
     for path in map(Path, paths):
         found = [path]
@@ -92,6 +93,21 @@ def read_pictures(paths: Iterable[Path | str], mask_from_alpha: bool = False) ->
     return pictures
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """Every file under a folder, at any depth, that ends like a picture, by path; hidden ones are passed over."""
+    suffixes = _suffixes()
+    return sorted(
+        Path(place, name)
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+    )
+
+
+def _suffixes() -> set[str]:
+    return {suffix for suffix, format in Image.registered_extensions().items() if format in (*FORMATS, "MPO")}
+
+
 def read_picture(path: Path | str, mask_from_alpha: bool = False) -> Picture:
     """Read one picture file: upright, sRGB, alpha laid on white (on grey where the subject itself is almost white).
 
@@ -100,7 +116,11 @@ def read_picture(path: Path | str, mask_from_alpha: bool = False) -> Picture:
     more than 2^27 pixels and for a picture that is transparent all over.
     """
     path = Path(path)
-    data = _bytes(path)
+    return decode_picture(_bytes(path), path, mask_from_alpha)
+
+
+def decode_picture(data: bytes, path: Path, mask_from_alpha: bool = False) -> Picture:
+    """The picture in a file's bytes, as `read_picture` gives it; `path` is for the sentences of a Refusal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _open(data, path)

@@ -251,8 +251,9 @@ class Mount:
         self.blend = torch.ones((), device=weight.device, dtype=weight.dtype)
         self._owners = torch.zeros(self._flags, max(layout.parts, 1), device=weight.device)
         self._always = torch.zeros(max(layout.parts, 1), device=weight.device)
+        frozen = not any(name.startswith("text_encoder") for name in layout.weights)
         self._readers = [
-            Reader(number, encoder, tokenizer, layout.paths, self._flags, self.blend)
+            Reader(number, encoder, tokenizer, layout.paths, self._flags, self.blend, frozen)
             for number, (encoder, tokenizer) in enumerate(zip(backbone.text_encoders, backbone.tokenizers, strict=True))
         ]
         for reader in self._readers:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from namesake.errors import Refusal
 
+KNOWN = 256  # hard prompts that are remembered
 WORD = re.compile(r"<[a-z0-9]+(-[a-z0-9]+)*>")
 
 
@@ -62,8 +63,16 @@ class Reader:
     """
 
     def __init__(
-        self, number: int, encoder: nn.Module, tokenizer: Any, paths: str, flags: int, blend: Float[Tensor, ""]
+        self,
+        number: int,
+        encoder: nn.Module,
+        tokenizer: Any,
+        paths: str,
+        flags: int,
+        blend: Float[Tensor, ""],
+        frozen: bool = False,
     ) -> None:
+        self.frozen = frozen  # no edit changes the encoder's weights
         self.encoder, self.number, self.original, self.paths = encoder, number, tokenizer, paths
         self.flags, self.blend = flags, blend
         self.tokenizer: Any = tokenizer
@@ -72,6 +81,7 @@ class Reader:
         self.soft: list[list[int]] = []  # for each word its codes: an id of the vocabulary, or -1 - row of the table
         self.hard: list[list[int]] = []
         self.table: Tensor | None = None
+        self._known: dict[Any, Any] = {}  # hard prompts and their states, while words are trained
         self._rows: Tensor | None = None  # while the encoder runs on a soft prompt: [B, N], a row of the table or -1
 
     def load(self, words: Sequence[Word]) -> None:
@@ -147,11 +157,51 @@ class Reader:
             hard_codes = self._spliced(prompts, self.hard)[0]
             # Prompts without new words are the same on both paths; where none holds one, one run serves both.
             same = soft is not None and hard_codes == soft_codes
-            hard = soft if same else self._run(original, hard_codes, ids, args, kwargs)
+            hard = soft if same else self._hard(original, hard_codes, soft, soft_codes, ids, args, kwargs)
         flags = torch.zeros(len(prompts), 1, self.flags, device=ids.device)
         if self.soft:
             flags[:, 0, : len(self.soft)] = torch.tensor(held, device=ids.device)
         return self._joined(soft if soft is not None else hard, hard if self.paths == "both" else None, flags)
+
+    def _hard(
+        self,
+        original: Callable[..., Any],
+        codes: list[list[int]],
+        soft: Any,
+        soft_codes: list[list[int]],
+        ids: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """The encoder's output for the hard prompts.
+
+        While words are trained, the real words in their place stay what they are: each hard prompt is then read once,
+        alone, and remembered; rows without a new word are those of the soft path.
+        """
+        fixed = self.frozen and not args and not any(isinstance(value, Tensor) for value in kwargs.values())
+        trained = torch.is_grad_enabled() and self.table is not None and self.table.requires_grad
+        if soft is None or not fixed or not trained or torch.compiler.is_compiling() or min(map(min, codes)) < 0:
+            return self._run(original, codes, ids, args, kwargs)
+        kind = ids.device.type
+        setting = (
+            str(sorted(kwargs.items())),
+            ids.device,
+            torch.is_autocast_enabled(kind),
+            torch.get_autocast_dtype(kind),
+        )
+        rows = []
+        for number, (code, other) in enumerate(zip(codes, soft_codes, strict=True)):
+            if code == other:
+                rows.append(_each(lambda tensor, number=number: tensor[number : number + 1], soft))
+                continue
+            key = (*setting, tuple(code))
+            if key not in self._known:
+                if len(self._known) >= KNOWN:
+                    self._known.clear()
+                with torch.no_grad():
+                    self._known[key] = self._run(original, [code], ids, args, kwargs)
+            rows.append(self._known[key])
+        return _each(lambda *tensors: torch.cat(tensors), *rows)
 
     def _spliced(self, prompts: list[list[int]], words: list[list[int]]) -> tuple[list[list[int]], list[int]]:
         """Each prompt with the codes of `words` in the place of their ids, as long as before; and the ids cut off."""
@@ -209,3 +259,14 @@ class Reader:
         if isinstance(first, tuple):
             return tuple(self._joined(v, second and second[i], flags) for i, v in enumerate(first))
         return first
+
+
+def _each(function: Callable[..., Tensor], first: Any, *others: Any) -> Any:
+    """A function of the tensors of outputs of one form (tensors, tuples, transformers' ModelOutputs)."""
+    if isinstance(first, Tensor):
+        return function(first, *others)
+    if isinstance(first, dict):
+        return type(first)(**{k: _each(function, v, *(other[k] for other in others)) for k, v in first.items()})
+    if isinstance(first, tuple):
+        return tuple(_each(function, v, *(other[i] for other in others)) for i, v in enumerate(first))
+    return first

@@ -40,7 +40,9 @@ from namesake.errors import Refusal
 from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
 from namesake.train.examples import Examples
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
+from namesake.train.pretrain import gathered
 
+DENOISER = ("reference", "current")
 REGULARIZERS = ("contrastive", "nearest", "norm", "none")
 FORMAT = 1
 ENTRY = "namesake encoder"  # of the file's metadata
@@ -149,10 +151,13 @@ class Date:
 
     vectors: of a word, 1..4. rank: of the offsets, 0 (none: no hypernetwork) to 64; their alpha equals it. base_word:
     where words start, one token of the model. width, blocks, layers: of the networks (`namesake.nets.encoder`).
-    image_encoder, timestep: see `Features`. regularizer: of the word (figure 4): "contrastive" (equation 2), "nearest"
-    (cosine to the nearest word), both with L2 on the norm; "norm" (L2 alone); "none". neighbours, temperature, cosine:
-    see `contrastive_loss` (the values of ReVersion, which the paper follows there). word_weight: of the contrastive or
-    nearest loss. norm_weight, offset_weight: of `norm_penalty` and `offset_penalty`.
+    image_encoder, timestep: see `Features`. denoiser: what the U-Net's features are of while pre-training: "reference"
+    (once, at the fixed timestep) or "current" (the noisy latent that is to be cleaned, as the project's page draws it;
+    nothing of it can be kept); a prediction is made once and looks at the reference either way. regularizer: of the
+    word (figure 4): "contrastive" (equation 2), "nearest" (cosine to the nearest word), both with L2 on the norm;
+    "norm" (L2 alone); "none". neighbours, temperature, cosine: see `contrastive_loss` (the values of ReVersion, which
+    the paper follows there). word_weight: of the contrastive or nearest loss. norm_weight, offset_weight: of
+    `norm_penalty` and `offset_penalty`.
     """
 
     vectors: int = 1
@@ -163,6 +168,7 @@ class Date:
     layers: int = 2
     image_encoder: str | None = None
     timestep: float = 0.1
+    denoiser: str = "reference"
     regularizer: str = "contrastive"
     neighbours: int = 4
     temperature: float = 0.07
@@ -189,6 +195,8 @@ class Date:
                 raise Refusal(
                     f"The encoder's {name} is {getattr(self, name)}; a number from {low} to {high} is wanted."
                 )
+        if self.denoiser not in DENOISER:
+            raise Refusal(f"The encoder's denoiser is '{self.denoiser}'; one of {', '.join(DENOISER)} is wanted.")
         if self.regularizer not in REGULARIZERS:
             raise Refusal(f"The regularizer is '{self.regularizer}'; one of {', '.join(REGULARIZERS)} is wanted.")
 
@@ -254,13 +262,21 @@ class DateEncoder(EditModule):
         self.to(backbone.device)
 
     def forward(self, batch: Batch) -> Edit:
-        """A word and offsets for each row: `batch.pictures` show what `batch.latents` are of."""
-        if batch.pictures is None:
-            raise Refusal("The batch has no pictures for the encoder to look at; give one for each row.")
+        """A word and offsets for each row: `batch.pictures` show what `batch.latents` are of; `batch.features` stand in
+        for both."""
         device = self.trunk.enter.weight.device
-        count = len(batch.pictures)
+        count = len(batch.latents)
         self._origin = torch.arange(count, device=device) if batch.origin is None else batch.origin.to(device)
-        return self.predict(*self.features(batch.pictures, batch.latents.to(device)))
+        image, denoiser = (None, None) if batch.features is None else batch.features
+        if image is None:
+            if batch.pictures is None:
+                raise Refusal("The batch has no pictures for the encoder to look at; give one for each row.")
+            image = self.features.image(batch.pictures)
+        if self.settings.denoiser == "current" and batch.noisy is not None:
+            denoiser = self.features.denoiser(*(tensor.to(device) for tensor in batch.noisy))
+        elif denoiser is None:
+            denoiser = self.features.reference(batch.latents.to(device))
+        return self.predict(image.to(device), denoiser.to(device))
 
     def predict(self, image: Float[Tensor, "B _C1 _h1 _w1"], denoiser: Float[Tensor, "B _C2 _h2 _w2"]) -> Edit:
         """A word and offsets for each row, from the two maps of features."""
@@ -287,6 +303,8 @@ class DateEncoder(EditModule):
                         one,
                         real,
                         self._origin,
+                        gathered(one),
+                        gathered(self._origin),
                         neighbours=settings.neighbours,
                         temperature=settings.temperature,
                         cosine=settings.cosine,
@@ -296,6 +314,28 @@ class DateEncoder(EditModule):
         for low in edit.of(LowRankEdit):
             total = total + settings.offset_weight * offset_penalty(low, self.squares)
         return total
+
+    @torch.no_grad()
+    def figures(self, edit: Edit) -> Mapping[str, float]:
+        """Signs of collapse and drift, by the first vector of the first text encoder.
+
+        "word cosine": the mean cosine between the words of two pictures; 1 is collapse. "word entropy": of which real
+        word is nearest, in nats, 0 (one for all) to log B. "word norm": relative to real words. "offset size": the root
+        of `offset_penalty`, relative to the model's weights.
+        """
+        words = edit.of(TokenEdit)[0].vectors[0][:, 0].float()
+        real = self.real[0].to(words.device)
+        unit = F.normalize(words, dim=-1)
+        count = len(unit)
+        shares = nearest_words(words, real, 1).flatten().bincount().float() / count
+        found = {
+            "word cosine": ((unit @ unit.T).sum() - count).item() / max(1, count * (count - 1)),
+            "word entropy": torch.special.entr(shares).sum().item(),
+            "word norm": norm_penalty(words, self.sizes[0]).sqrt().item(),
+        }
+        for low in edit.of(LowRankEdit):
+            found["offset size"] = offset_penalty(low, self.squares).sqrt().item()
+        return found
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float16, **trained: Any) -> None:
         """Write the encoder, its weights in `dtype`, whole or not at all: one `.safetensors` file with the sketch of its
@@ -466,6 +506,12 @@ def row(edit: Edit, number: int) -> Edit:
         else part
         for part in edit.parts
     ]
+    return Edit(tuple(parts), edit.about)
+
+
+def renamed(edit: Edit, word: str) -> Edit:
+    """The edit of one word under another one."""
+    parts = [replace(part, placeholder=word) if isinstance(part, TokenEdit) else part for part in edit.parts]
     return Edit(tuple(parts), edit.about)
 
 

@@ -32,7 +32,9 @@ class Batch:
 
     latents: scaled, of clean pictures. prompts: one for each row. weight: of each row in the loss, by default alike.
     mask: where the loss counts, 0..1, by default everywhere. pictures: what an encoder sees of each row. origin: rows
-    of one number are views of one picture; by default each row is a picture of its own.
+    of one number are views of one picture; by default each row is a picture of its own. features: what the frozen
+    networks of an encoder see in each row, where it has been kept. noisy: the noisy latents that are to be cleaned and
+    their timesteps, for an encoder that looks at those.
     """
 
     latents: Float[Tensor, "B C h w"]
@@ -41,6 +43,8 @@ class Batch:
     mask: Float[Tensor, "B 1 h w"] | None = None
     pictures: UInt8[Tensor, "B H W 3"] | None = None
     origin: Int[Tensor, "B"] | None = None
+    features: tuple[Float[Tensor, "B _C1 _h1 _w1"], Float[Tensor, "B _C2 _h2 _w2"]] | None = None
+    noisy: tuple[Float[Tensor, "B C h w"], Int[Tensor, "B"]] | None = None
 
 
 class EditModule(nn.Module):
@@ -53,6 +57,10 @@ class EditModule(nn.Module):
     def penalty(self, edit: Edit) -> Float[Tensor, ""]:
         """What is added to the loss."""
         return torch.zeros(())
+
+    def figures(self, edit: Edit) -> Mapping[str, float]:
+        """What to watch in an edit that this module made, while it trains."""
+        return {}
 
     def after_step(self) -> None:
         """Called after every step, without gradients: pull norms, retract, average."""
@@ -299,7 +307,7 @@ def fit(
     mounted: Mount | None = None
     phase, ended, done, fresh = -1, "", 0, True
     try:
-        with _patient() as interrupted:
+        with patient() as interrupted:
             for step in range(steps):
                 if strip is not None and step in due:
                     if mounted is not None:
@@ -426,7 +434,7 @@ def _rate(phase: Phase, name: str, progress: float) -> float:
 
 
 @contextmanager
-def _patient() -> Iterator[Callable[[], bool]]:
+def patient() -> Iterator[Callable[[], bool]]:
     """Ctrl-C is remembered instead of raised, so that no step is left half done; the second one is raised.
 
     Only the main thread can receive it; elsewhere nothing changes.

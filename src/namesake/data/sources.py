@@ -1,0 +1,359 @@
+"""Pictures by the million: the data sets that people have, as they have them, read one by one and mixed.
+
+A source is a sequence of square pictures, uint8 `[S, S, 3]`; what cannot be read raises a Refusal. A `Mixture` draws
+from several by weight. Which picture a row of a run shows is a function of the row alone, so that a run can be taken up
+anywhere; a broken picture gives way to the next one of its source and is counted.
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from namesake.data.pictures import decode_picture, picture_files, read_picture, square
+from namesake.errors import Refusal
+
+SHARD = 1000  # pictures
+CYCLE = 1000  # rows after which the sources of a mixture come in the same order again
+GIVE_UP = 2 * SHARD  # broken pictures in a row
+
+
+def framed(
+    pixels: UInt8[np.ndarray, "H W 3"], box: tuple[float, float, float, float], about: float, size: int
+) -> UInt8[np.ndarray, "S S 3"]:
+    """A picture cut to a box with some context, `size` x `size`.
+
+    The window is a square as wide as the box's longer side times (1 + about), moved inside the picture. Where the
+    picture is too small for that, it is as large as can be and then made square as any picture is (`square`).
+
+    Args:
+        box: left, top, right, bottom, as shares of the picture.
+    """
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = (share * side for share, side in zip(box, (width, height) * 2, strict=True))
+    side = max(right - left, bottom - top, 1.0) * (1 + about)
+    wide, tall = min(round(side) or 1, width), min(round(side) or 1, height)
+    x = min(max(round((left + right - wide) / 2), 0), width - wide)
+    y = min(max(round((top + bottom - tall) / 2), 0), height - tall)
+    return square(pixels[y : y + tall, x : x + wide], size)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Square pictures of one data set."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
+        """Raises Refusal where the picture cannot be read."""
+        ...
+
+
+class Folder:
+    """All picture files under a folder, at any depth, in the order of their names."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.name, self.size = str(folder), size
+        self.files = picture_files(folder)
+        if not self.files:
+            raise Refusal(f'The folder "{folder}" holds no pictures.')
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
+        return square(read_picture(self.files[index]).pixels, self.size)
+
+
+class ImageNet(Folder):
+    """ImageNet-1K as the folder that people have: `train/<wnid>/*.JPEG`, or the folder `train` itself.
+
+    Its quirks (JPEGs with four inks, PNGs that are called JPEG) are `read_picture`'s business. It has no boxes of all
+    its pictures; they are mostly of one thing, so they are made square as they are.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        train = next(
+            (place for place in (folder / "train", folder / "ILSVRC/Data/CLS-LOC/train", folder) if _wnids(place)), None
+        )
+        if train is None:
+            raise Refusal(f'The folder "{folder}" is not ImageNet as it is known: train/<wnid>/*.JPEG is wanted.')
+        self.name, self.size = str(folder), size
+        self.files = [train / wnid / name for wnid in _wnids(train) for name in sorted(os.listdir(train / wnid))]
+        self.files = [file for file in self.files if file.suffix.lower() in (".jpeg", ".jpg", ".png")]
+        if not self.files:
+            raise Refusal(f'The folders in "{train}" hold no pictures.')
+
+
+def _wnids(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(name for name in os.listdir(folder) if re.fullmatch(r"n\d{8}", name))
+
+
+class OpenImages:
+    """Open Images V4 to V7: pictures anywhere under a folder, and the boxes of `*annotations-bbox.csv` there.
+
+    Each picture is cut to its largest object, with `about` of its side as context. Boxes of groups, of depictions and
+    of views from inside are left out, as are those whose longer side is below `least` of the picture's (200 of the 1,024
+    pixels of most), and pictures without a box that is left. A flag that is unknown (-1) counts as not set.
+    """
+
+    FLAGS = ("IsGroupOf", "IsDepiction", "IsInside")
+    SIDES = ("XMin", "YMin", "XMax", "YMax")
+
+    def __init__(self, folder: Path, size: int, about: float = 0.2, least: float = 0.2) -> None:
+        self.name, self.size, self.about = str(folder), size, about
+        tables = sorted(folder.rglob("*annotations-bbox.csv"))
+        if not tables:
+            raise Refusal(f'There is no *annotations-bbox.csv under "{folder}"; put the boxes of Open Images there.')
+        found = {file.stem: file for file in picture_files(folder)}
+        boxes: dict[str, tuple[float, ...]] = {}
+        for table in tables:
+            for name, box in self._rows(table, least):
+                known = boxes.get(name)
+                if name in found and (known is None or _area(box) > _area(known)):
+                    boxes[name] = box
+        if not boxes:
+            raise Refusal(
+                f'No picture under "{folder}" has a box that is wanted; are the pictures of its tables there?'
+            )
+        names = sorted(boxes)
+        # Arrays and not a dictionary, since every worker that reads ahead has a copy.
+        self.files = [found[name] for name in names]
+        self.boxes: Float[np.ndarray, "N 4"] = np.array([boxes[name] for name in names], np.float32)
+
+    def _rows(self, table: Path, least: float) -> Iterator[tuple[str, tuple[float, ...]]]:
+        with open(table, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            lacking = [name for name in ("ImageID", *self.SIDES, *self.FLAGS) if name not in header]
+            if lacking:
+                raise Refusal(f'The table "{table}" has no column {lacking[0]}; the boxes of Open Images are wanted.')
+            name, *rest = (header.index(column) for column in ("ImageID", *self.SIDES, *self.FLAGS))
+            sides, flags = rest[:4], rest[4:]
+            for row in reader:
+                try:
+                    if any(row[flag] == "1" for flag in flags):
+                        continue
+                    box = tuple(float(row[side]) for side in sides)
+                except (IndexError, ValueError):
+                    raise Refusal(f'The table "{table}" has a row that is no box (line {reader.line_num}).') from None
+                if max(box[2] - box[0], box[3] - box[1]) >= least and _area(box) > 0:
+                    yield row[name], box
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
+        left, top, right, bottom = self.boxes[index].tolist()
+        return framed(read_picture(self.files[index]).pixels, (left, top, right, bottom), self.about, self.size)
+
+
+def _area(box: tuple[float, ...]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+class Shards:
+    """WebDataset shards: the `.tar` files of a folder, each sample with one picture (`.jpg`, `.png`, `.webp`).
+
+    A shard is held in memory while its pictures are asked for, and `order` goes through one shard after the other. How
+    many samples each has is read from `sizes.json` beside them (`write_shards` leaves one) or counted.
+    """
+
+    KINDS = ("jpg", "jpeg", "png", "webp")
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.name, self.size = str(folder), size
+        self.files = sorted(folder.glob("*.tar"))
+        if not self.files:
+            raise Refusal(f'The folder "{folder}" holds no shards (*.tar).')
+        sizes = _sizes(folder)
+        counts = [sizes[file.name] if file.name in sizes else len(_samples(file)) for file in self.files]
+        self.ends = np.cumsum(counts)
+        if not self.ends[-1]:
+            raise Refusal(f'The shards of "{folder}" hold no pictures.')
+        self._open: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def order(self, chance: np.random.Generator) -> np.ndarray:
+        """All numbers, shard by shard: the shards shuffled, and the samples of each."""
+        starts = np.concatenate([[0], self.ends[:-1]])
+        return np.concatenate(
+            [starts[k] + chance.permutation(self.ends[k] - starts[k]) for k in chance.permutation(len(self.files))]
+        )
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
+        shard = int(np.searchsorted(self.ends, index, side="right"))
+        if self._open[0] != shard:
+            self._open = (shard, [])  # one that cannot be read is not tried for each of its samples
+            self._open = (shard, _samples(self.files[shard]))
+        number = index - (int(self.ends[shard - 1]) if shard else 0)
+        samples, where = self._open[1], self.files[shard]
+        if number >= len(samples):
+            raise Refusal(f'The shard "{where}" has {len(samples)} samples, fewer than were counted.')
+        sample = samples[number]
+        data = next((sample[kind] for kind in self.KINDS if kind in sample), None)
+        if data is None:
+            raise Refusal(f'The sample {sample["__key__"]} of the shard "{where}" has no picture.')
+        return square(decode_picture(data, where / sample["__key__"]).pixels, self.size)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    try:
+        return dict(json.loads((folder / "sizes.json").read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _samples(file: Path) -> list[dict[str, Any]]:
+    """The samples of a shard, their files as bytes by suffix."""
+    import webdataset
+
+    try:
+        return list(webdataset.WebDataset(str(file), shardshuffle=False, empty_check=False))
+    except Exception as reason:  # a tar file that is cut off raises what it likes
+        raise Refusal(f'The shard "{file}" cannot be read ({reason}); make it again or delete it.') from None
+
+
+def write_shards(source: Source, folder: Path, quality: int = 95) -> Iterator[int]:
+    """Turn a source into WebDataset shards of 1,000 JPEGs; yields how many of its pictures are done.
+
+    Shards that are there already are kept, so an interrupted run goes on where it stopped. Broken pictures are left
+    out. `sizes.json` says how many samples each shard has.
+    """
+    import webdataset
+
+    from namesake.edits.file import write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = _sizes(folder)
+    for start in range(0, len(source), SHARD):
+        place = folder / f"shard-{start // SHARD:06d}.tar"
+        stop = min(start + SHARD, len(source))
+        if not (place.exists() and place.name in sizes):
+            data, count = BytesIO(), 0
+            with webdataset.TarWriter(data, mtime=0) as tar:
+                for index in range(start, stop):
+                    try:
+                        picture = Image.fromarray(source[index])
+                    except Refusal:
+                        continue
+                    packed = BytesIO()
+                    picture.save(packed, "JPEG", quality=quality, subsampling=0)
+                    tar.write({"__key__": f"{index:09d}", "jpg": packed.getvalue()})
+                    count += 1
+            write(data.getvalue(), place, "shard")
+            sizes[place.name] = count
+            write(json.dumps(sizes, indent=0).encode(), folder / "sizes.json", "list of shards")
+        yield stop
+
+
+class Mixture:
+    """Rows of pictures from several sources.
+
+    Each source is gone through in a new random order again and again; the sources come in turn, as often as their
+    weights say, in a cycle of 1,000 rows.
+
+    Args:
+        sources: one or several.
+        weights: of each, above 0; by default each source's number of pictures.
+        seed: of all orders.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None, seed: int = 0) -> None:
+        weights = [float(len(source)) for source in sources] if weights is None else list(weights)
+        if not sources or len(weights) != len(sources) or not all(0 < weight < np.inf for weight in weights):
+            raise Refusal(f"The weights of the data are {weights}; one number above 0 for each source is wanted.")
+        self.sources, self.seed = list(sources), seed
+        shares = np.array(weights) / sum(weights) * CYCLE
+        counts = np.maximum(1, np.floor(shares).astype(int))
+        for place in np.argsort(np.floor(shares) - shares)[: max(0, CYCLE - counts.sum())]:
+            counts[place] += 1
+        turns = np.repeat(np.arange(len(sources)), counts)
+        self._turns = np.random.default_rng([seed, 0x717]).permutation(turns)
+        self._ranks = np.array([(self._turns[:k] == s).sum() for k, s in enumerate(self._turns)])
+        self._counts = counts
+        self._starts = np.cumsum([0, *(len(source) for source in sources)])
+        self._broken: set[tuple[int, int]] = set()
+        self._order = lru_cache(maxsize=2 * len(self.sources))(self._new_order)
+
+    def _new_order(self, source: int, epoch: int) -> np.ndarray:
+        chance = np.random.default_rng([self.seed, source, epoch])
+        own = getattr(self.sources[source], "order", None)
+        return chance.permutation(len(self.sources[source])) if own is None else own(chance)
+
+    def pick(self, row: int) -> tuple[int, int]:
+        """The source of a row and the number of its picture in it."""
+        cycle, place = divmod(row, len(self._turns))
+        source = int(self._turns[place])
+        epoch, number = divmod(cycle * int(self._counts[source]) + int(self._ranks[place]), len(self.sources[source]))
+        return source, int(self._order(source, epoch)[number])
+
+    def read(self, rows: Sequence[int]) -> tuple[UInt8[np.ndarray, "B S S 3"], list[int], int]:
+        """The pictures of some rows, a number for each picture that no other has, and how many broken ones were met.
+
+        Raises:
+            Refusal: 2,000 pictures in a row are broken.
+        """
+        pictures, origin = [], []
+        for row in rows:
+            source, index = self.pick(row)
+            for _ in range(GIVE_UP):
+                if (source, index) not in self._broken:
+                    try:
+                        pictures.append(self.sources[source][index])
+                        break
+                    except Refusal as refusal:
+                        self._broken.add((source, index))
+                        reason = refusal
+                index = (index + 1) % len(self.sources[source])
+            else:
+                raise Refusal(f"{GIVE_UP} pictures of {self.sources[source].name} in a row cannot be read; {reason}")
+            origin.append(int(self._starts[source]) + index)
+        return np.stack(pictures), origin, len(self._broken)
+
+    def __getstate__(self) -> dict[str, Any]:  # for the workers of a loader
+        return {name: value for name, value in self.__dict__.items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._order = lru_cache(maxsize=2 * len(self.sources))(self._new_order)
+
+
+KINDS: dict[str, Any] = {"folder": Folder, "imagenet": ImageNet, "openimages": OpenImages, "shards": Shards}
+
+
+def source(text: str, size: int) -> tuple[Source, float | None]:
+    """The source that "kind:folder" or "kind:folder@weight" names, and its weight.
+
+    Raises:
+        Refusal: another form, an unknown kind, a folder that is not there, a weight that is no number above 0.
+    """
+    kind, colon, rest = text.partition(":")
+    if kind not in KINDS or not colon or not rest:
+        raise Refusal(f'The data "{text}" is not understood; {", ".join(f"{k}:DIR" for k in KINDS)} are, with @WEIGHT.')
+    place, at, weight = rest.rpartition("@")
+    if not at:
+        place, weight = rest, ""
+    try:
+        share = float(weight) if at else None
+    except ValueError:
+        raise Refusal(f'The weight "{weight}" of the data "{text}" is no number.') from None
+    folder = Path(place)
+    if not folder.is_dir():
+        raise Refusal(f'There is no folder "{folder}" for the data "{text}".')
+    return KINDS[kind](folder, size), share

@@ -1,0 +1,229 @@
+"""Data sets in the forms that people have them, headers and quirks included, and how they are mixed."""
+
+import io
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from namesake.data.sources import Folder, ImageNet, Mixture, OpenImages, Shards, framed, source, write_shards
+from namesake.errors import Refusal
+
+RED, GREEN, BLUE, GREY = (220, 30, 30), (30, 200, 40), (30, 40, 220), (128, 128, 128)
+V4 = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+V6 = V4 + ",XClick1X,XClick2X,XClick3X,XClick4X,XClick1Y,XClick2Y,XClick3Y,XClick4Y"
+
+
+def plain(color, size=(64, 48)):
+    return Image.new("RGB", size, color)
+
+
+def near(pixels, color, share=0.9):
+    return (np.abs(pixels.astype(int) - color).max(-1) < 24).mean() >= share
+
+
+def imagenet(root):
+    """Three folders: an ordinary JPEG, one with four inks as Adobe writes them, a PNG that is called JPEG, a broken one."""
+    for wnid in ("n01440764", "n02105855", "n07697537"):
+        (root / "train" / wnid).mkdir(parents=True)
+    (root / "val").mkdir()
+    plain(RED).save(root / "train/n01440764/n01440764_18.JPEG")
+    inks = Image.new("CMYK", (64, 64), (225, 55, 215, 0))  # green, inverted as Adobe's files are
+    inks.save(root / "train/n01440764/n01440764_2.JPEG", quality=95)
+    plain(BLUE).save(root / "train/n02105855/n02105855_2933.JPEG", "PNG")
+    data = io.BytesIO()
+    plain(RED).save(data, "JPEG")
+    (root / "train/n07697537/n07697537_1.JPEG").write_bytes(data.getvalue()[:300])
+    (root / "train/n07697537/n07697537_3.txt").write_text("no picture")
+    return root
+
+
+def test_imagenet_as_it_is_four_inks_and_a_png_in_disguise(tmp_path):
+    found = ImageNet(imagenet(tmp_path / "in"), 32)
+    assert [file.name for file in found.files] == [
+        "n01440764_18.JPEG",
+        "n01440764_2.JPEG",
+        "n02105855_2933.JPEG",
+        "n07697537_1.JPEG",
+    ]
+    assert all(found[k].shape == (32, 32, 3) and found[k].dtype == np.uint8 for k in range(3))
+    assert near(found[0], RED)
+    red, green, blue = found[1].reshape(-1, 3).mean(0)
+    assert green > red + 60
+    assert green > blue + 60
+    assert near(found[2], BLUE)
+    with pytest.raises(Refusal, match=r"n07697537_1\.JPEG"):
+        found[3]
+    assert len(ImageNet(tmp_path / "in" / "train", 32)) == 4
+    with pytest.raises(Refusal, match="train/<wnid>"):
+        ImageNet(tmp_path, 32)
+
+
+def openimages(root, header=V6):
+    """Pictures with a green and a blue thing, and boxes of both; red ones that no box of theirs lets through."""
+    (root / "train_0").mkdir(parents=True)
+    picture = np.full((100, 200, 3), GREY, np.uint8)
+    picture[10:50, 10:50], picture[20:90, 100:190] = GREEN, BLUE
+    for name in ("0001eeaf4aed83f9", "000595fe6fee6369", "00075905539074f2"):
+        Image.fromarray(picture).save(root / "train_0" / f"{name}.jpg", quality=95, subsampling=0)
+    more = ",0.1" * 8 if header == V6 else ""
+    rows = [
+        # the largest is a group, or a depiction, or seen from inside; an unknown flag is none
+        ("0001eeaf4aed83f9", 0.05, 0.25, 0.1, 0.5, "0,0,0,0,0"),
+        ("0001eeaf4aed83f9", 0.5, 0.95, 0.2, 0.9, "1,1,-1,0,0"),
+        ("0001eeaf4aed83f9", 0.0, 1.0, 0.0, 1.0, "0,0,1,0,0"),
+        ("000595fe6fee6369", 0.0, 1.0, 0.0, 1.0, "0,0,0,1,0"),
+        ("000595fe6fee6369", 0.05, 0.25, 0.1, 0.5, "0,0,0,0,0"),
+        ("000595fe6fee6369", 0.5, 0.55, 0.2, 0.3, "0,0,0,0,0"),
+        ("00075905539074f2", 0.0, 0.1, 0.0, 0.1, "0,0,0,0,0"),  # too small
+        ("00075905539074f2", 0.0, 1.0, 0.0, 1.0, "0,0,0,0,1"),
+        ("000a1249af2bc5f0", 0.0, 1.0, 0.0, 1.0, "0,0,0,0,0"),  # not among the pictures
+    ]
+    text = "".join(f"{i},xclick,/m/01g317,1,{a},{b},{c},{d},{flags}{more}\n" for i, a, b, c, d, flags in rows)
+    name = "oidv6-train-annotations-bbox.csv" if header == V6 else "train-annotations-bbox.csv"
+    (root / name).write_text(f"{header}\n{text}")
+    return root
+
+
+@pytest.mark.parametrize("header", [V4, V6], ids=["V4", "V6"])
+def test_open_images_is_cut_to_the_largest_thing_that_counts(tmp_path, header):
+    found = OpenImages(openimages(tmp_path, header), 40, about=0.0)
+    assert [file.stem for file in found.files] == ["0001eeaf4aed83f9", "000595fe6fee6369"]
+    assert near(found[0], BLUE, 0.7)  # 90 x 70 in a window of 90 x 90
+    assert near(found[1], GREEN)
+    about = OpenImages(tmp_path, 40, about=0.5)[1]
+    assert near(about[15:25, 15:25], GREEN)
+    assert near(about[:3], GREY, 0.8)
+    (tmp_path / "more-annotations-bbox.csv").write_text("ImageID,XMin\n")
+    with pytest.raises(Refusal, match="no column YMin"):
+        OpenImages(tmp_path, 40)
+    (tmp_path / "more-annotations-bbox.csv").write_text(f"{V4}\nx,y\n")
+    with pytest.raises(Refusal, match="line 2"):
+        OpenImages(tmp_path, 40)
+
+
+def test_a_window_stays_inside_the_picture():
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[:, :, 0] = np.arange(200)
+    box = (0.9, 0.4, 1.0, 0.6)  # 20 x 20 pixels at the right edge
+    cut = framed(picture, box, 1.0, 40)
+    assert (cut[0, 0, 0], cut[0, -1, 0]) == (160, 199)
+    whole = framed(picture[:, :100], (0.0, 0.0, 1.0, 1.0), 1.0, 100)
+    assert np.array_equal(whole, picture[:, :100])
+
+
+def test_shards_give_back_what_went_in_without_what_is_broken(tmp_path, monkeypatch):
+    monkeypatch.setattr("namesake.data.sources.SHARD", 3)
+    folder = imagenet(tmp_path / "in")
+    plain(GREEN).save(folder / "train/n07697537/n07697537_9.JPEG")
+    images = ImageNet(folder, 32)
+    place = tmp_path / "shards"
+    assert list(write_shards(images, place)) == [3, 5]
+    assert sorted(path.name for path in place.iterdir()) == ["shard-000000.tar", "shard-000001.tar", "sizes.json"]
+    assert json.loads((place / "sizes.json").read_text()) == {"shard-000000.tar": 3, "shard-000001.tar": 1}
+    with tarfile.open(place / "shard-000000.tar") as tar:
+        assert tar.getnames() == [f"{k:09d}.jpg" for k in range(3)]
+    found = Shards(place, 32)
+    assert len(found) == 4
+    for k, wanted in enumerate((0, 1, 2, 4)):
+        assert np.abs(found[k].astype(int) - images[wanted]).mean() < 3
+    order = found.order(np.random.default_rng(0)).tolist()
+    assert sorted(order) == [0, 1, 2, 3]
+    assert 3 in (order[0], order[-1])  # a shard is gone through before the next
+
+    before = (place / "shard-000000.tar").stat().st_mtime_ns
+    (place / "shard-000001.tar").unlink()
+    list(write_shards(images, place))  # goes on where it stopped
+    assert (place / "shard-000000.tar").stat().st_mtime_ns == before
+    assert len(Shards(place, 32)) == 4
+
+
+def test_shards_of_others_are_counted_and_broken_ones_refused(tmp_path):
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for number, color in enumerate((RED, BLUE)):
+            data = io.BytesIO()
+            plain(color).save(data, "PNG")
+            for suffix, content in (("png", data.getvalue()), ("json", b"{}"), ("txt", b"a thing")):
+                entry = tarfile.TarInfo(f"a/{number:05d}.{suffix}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    found = Shards(tmp_path, 32)
+    assert len(found) == 2
+    assert near(found[1], BLUE)
+    assert near(found[0], RED)
+    (tmp_path / "00001.tar").write_bytes(b"no tar file" * 100)
+    with pytest.raises(Refusal, match=r"00001\.tar"):
+        Shards(tmp_path, 32)
+
+
+class Numbers:
+    def __init__(self, name, count, broken=()):
+        self.name, self.count, self.broken = name, count, broken
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise Refusal(f"picture {index} is broken.")
+        return np.full((2, 2, 3), index, np.uint8)
+
+
+def test_a_mixture_keeps_to_its_weights_and_misses_nothing():
+    sources = [Numbers("one", 30), Numbers("two", 7)]
+    mixture = Mixture(sources, [3, 1], seed=5)
+    picks = [mixture.pick(row) for row in range(2000)]
+    assert sum(source == 0 for source, _ in picks) == 1500
+    for number, count in enumerate((30, 7)):
+        drawn = [index for source, index in picks if source == number]
+        for epoch in range(3):
+            assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
+        assert drawn[:count] != drawn[count : 2 * count]
+    again = pickle.loads(pickle.dumps(Mixture(sources, [3, 1], seed=5)))  # as a loader's worker gets it
+    assert [again.pick(row) for row in (1999, 0, 777)] == [picks[row] for row in (1999, 0, 777)]
+    assert [Mixture(sources, [3, 1], seed=6).pick(row) for row in range(9)] != picks[:9]
+    by_size = Mixture(sources)
+    assert sum(by_size.pick(row)[0] == 0 for row in range(1000)) in (810, 811)
+
+
+def test_a_broken_picture_gives_way_to_the_next_and_is_counted():
+    mixture = Mixture([Numbers("one", 5, broken={2}), Numbers("two", 5)], [1, 1])
+    pictures, origin, skipped = mixture.read(range(40))
+    assert skipped == 1
+    assert mixture.read(range(40, 80))[2] == 1  # not counted twice
+    for row, picture, number in zip(range(40), pictures, origin, strict=True):
+        source, index = mixture.pick(row)
+        index = 3 if (source, index) == (0, 2) else index
+        assert (picture == index).all()
+        assert number == 5 * source + index
+    with pytest.raises(Refusal, match="cannot be read; picture"):
+        Mixture([Numbers("one", 3, broken={0, 1, 2})]).read([0])
+
+
+def test_data_is_named_by_kind_folder_and_weight(tmp_path):
+    plain(RED).save(tmp_path / "b.png")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    plain(BLUE).save(tmp_path / "deep/er/a.webp", lossless=True)
+    (tmp_path / "notes.txt").write_text("no picture")
+    found, weight = source(f"folder:{tmp_path}", 16)
+    assert isinstance(found, Folder)
+    assert (len(found), weight) == (2, None)
+    assert near(found[0], RED)
+    assert near(found[1], BLUE)
+    assert source(f"folder:{tmp_path}@0.5", 16)[1] == 0.5
+    for text, match in (
+        ("coco:here", "not understood"),
+        ("folder", "not understood"),
+        (f"folder:{tmp_path}/none", "no folder"),
+        (f"folder:{tmp_path}@much", "no number"),
+        (f"shards:{tmp_path}", "no shards"),
+        (f"openimages:{tmp_path}", "annotations-bbox"),
+    ):
+        with pytest.raises(Refusal, match=match):
+            source(text, 16)
+    for weights in ([1.0, 2.0], [0.0], [float("nan")]):
+        with pytest.raises(Refusal, match="weights"):
+            Mixture([found], weights)

@@ -1,0 +1,140 @@
+"""Pre-training as a user starts it, and personalizing with what comes of it."""
+
+import functools
+import json
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from namesake import generate, recipes
+from namesake.backbone import Backbone
+from namesake.errors import Refusal
+from namesake.methods.date import DateEncoder, read_note
+from namesake.picturebook import dataset
+
+
+class Pool:
+    """The pool of workers, in this process."""
+
+    def __init__(self, max_workers=None): ...
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def map(self, function, jobs):
+        return map(function, jobs)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return Backbone.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The picture book's recipe on six drawings, two steps."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = recipes.pretrain_recipes()["picturebook"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "ProcessPoolExecutor", Pool)
+        patch.setattr(recipes, "pretrain_recipes", lambda: {"picturebook": replace(recipe, drawings=6)})
+        patch.setattr(generate, "generate", functools.partial(_quick, generate.generate))
+        path = recipes.pretrain("picturebook", steps=2, batch=2, output=folder)
+    return path
+
+
+def _quick(original, *args, **options):
+    return original(*args, **{**options, "steps": 1})
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("picture") / "it.png"
+    Image.fromarray(dataset.Drawings("tuning", seed=1, scenes="easy")[3][0].picture).save(path)
+    return path
+
+
+def test_the_recipe_of_the_picture_book_runs_from_drawings_to_a_file(made, backbone):
+    folder = made.parent
+    assert made.stat().st_size < 6 * 2**20
+    encoder = DateEncoder.load(made, backbone)
+    assert sum(p.numel() for p in encoder.parameters()) <= 3_000_000
+    note = read_note(made)["trained"]
+    assert (note["recipe"], note["steps"], note["batch"], note["data"]) == ("picturebook", 2, 2, ["picturebook"])
+    assert len(np.load(folder / "drawings" / "0000.npy")) == 6
+    assert [json.loads(line)["step"] for line in (folder / "curve.jsonl").read_text().splitlines()] == [2]
+    sheets = sorted(folder.glob("previews/*.png"))
+    assert [sheet.name for sheet in sheets] == ["00000000.png", "00000002.png"]
+    wide, tall = Image.open(sheets[0]).size
+    assert wide > tall  # four pictures, and five of each: itself, its reconstruction, three prompts
+
+
+def test_personalizing_uses_the_encoder_at_hand_and_says_which(made, backbone, picture, monkeypatch):
+    said = []
+
+    class Told(recipes.Report):
+        def say(self, sentence):
+            said.append(sentence)
+
+    def method(**options):
+        said.clear()
+        edit = recipes.personalize([picture], model=backbone, steps=0, report=Told(), **options).edit
+        return edit.about.method, edit.placeholders[0], "".join(said)
+
+    monkeypatch.setattr(recipes, "shipped_encoder", lambda model: made.with_name("none"))
+    assert method(class_word="cat")[::2] == ("cold start", "starting cold, without an encoder")
+    name, word, sentence = method(encoder=str(made))
+    assert (name, sentence) == ("DATE", "starting from the encoder's prediction")
+    assert word.startswith("<my-")
+    assert word.strip("<>").removeprefix("my-") in [known.text for known in backbone.real_words()]
+    assert method(encoder=str(made), word="<it-is>")[1] == "<it-is>"
+    assert method(encoder=str(made), class_word="red cat")[1] == "<my-red-cat>"
+    monkeypatch.setattr(recipes, "shipped_encoder", lambda model: made)
+    assert method()[0] == "DATE"
+    assert method(encoder="none", class_word="cat")[0] == "cold start"
+    with pytest.raises(Refusal, match="no encoder 'nobody/nothing'"):
+        method(encoder="nobody/nothing")
+
+
+def test_a_shipped_encoder_of_other_weights_is_left_aside(made, backbone, monkeypatch):
+    monkeypatch.setattr(recipes, "shipped_encoder", lambda model: made)
+    monkeypatch.setattr("namesake.methods.date.same_base", lambda one, other: False)
+    with pytest.warns(UserWarning, match="starts cold"):
+        assert recipes.encoder_of(backbone, None, recipes.Report()) is None
+    with pytest.raises(Refusal, match="was made for"):
+        recipes.encoder_of(backbone, str(made), recipes.Report())
+
+
+def test_the_recipes_are_those_of_the_paper_and_of_the_picture_book(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = recipes.pretrain_recipes()
+    assert {name: one.plan.steps for name, one in found.items() if name.startswith("sd")} == {
+        **dict.fromkeys(("sd15", "sd21", "sdxl"), 150_000),
+        **dict.fromkeys(("sd15-50k", "sd21-50k", "sdxl-50k"), 50_000),
+    }
+    assert all(one.plan.rate == 1e-4 for name, one in found.items() if name.startswith("sd"))
+    with pytest.raises(Refusal, match="no recipe 'sd3'"):
+        recipes.pretrain("sd3")
+    with pytest.raises(Refusal, match="needs pictures"):
+        recipes.pretrain("sd15")
+    with pytest.raises(Refusal, match="steps"):
+        recipes.pretrain("picturebook", steps=0)
+
+
+def test_a_data_set_becomes_shards(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (40, 30), (10 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    assert recipes.shards(f"folder:{tmp_path}", tmp_path / "out", size=32) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source, weight = recipes._source(f"shards:{tmp_path / 'out'}@2", 16)
+    assert (len(source), weight, source[2].shape) == (3, 2.0, (16, 16, 3))
+    drawn, weight = recipes._source("picturebook@0.5", 64)
+    assert (drawn.name, weight) == ("picturebook", 0.5)
+    with pytest.raises(Refusal, match="no number"):
+        recipes._source("picturebook@half", 64)

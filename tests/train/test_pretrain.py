@@ -1,0 +1,291 @@
+"""Pre-training: the same bytes after a kill, one path for one process and for two, and nothing trained but the encoder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from minis import image_encoder
+
+from namesake.backbone import Backbone
+from namesake.errors import Refusal
+from namesake.methods.date import Date
+from namesake.train import pretrain as room
+from namesake.train.pretrain import Kept, Plan, Stream, gathered, keep, launched, neutral, pretrain
+
+SMALL = Date(base_word="thing", width=32, blocks=0, layers=1, rank=1, word_weight=5.0)
+PLAN = Plan(4, batch=4, rate=1e-2, warmup=1, save_every=2, log_every=1, preview_every=100)
+PROMPTS = ("a picture of <it>", "<it>", "a drawing of <it>")
+
+
+class Ready:
+    """Eight random pictures, and a place to interfere at."""
+
+    def __init__(self, stop_at=None, how=None):
+        chance = np.random.default_rng(0)
+        self.pictures = chance.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+        self.stop_at, self.how, self.rows = stop_at, how, []
+
+    def pick(self, row):
+        return 0, row % 8
+
+    def read(self, rows):
+        if self.stop_at is not None and self.stop_at in rows:
+            self.how()
+        self.rows.append(list(rows))
+        return self.pictures[[row % 8 for row in rows]], [row % 8 for row in rows], 0
+
+
+def opened(folder):
+    backbone = Backbone.load(folder, device="cpu")
+    backbone.pipeline.register_modules(image_encoder=image_encoder(32, 50).eval().requires_grad_(False))
+    return backbone
+
+
+def stirred(backbone, settings=SMALL):
+    """An encoder with no layer idle, so that its words differ."""
+    encoder = settings.network(backbone)
+    chance = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=chance) * 0.1)
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def backbone(sd15):
+    return opened(sd15)
+
+
+def run(backbone, folder, plan=PLAN, pictures=None, settings=SMALL, **options):
+    encoder = stirred(backbone, settings)
+    done = pretrain(backbone, encoder, Stream(backbone, pictures or Ready()), PROMPTS, plan, folder, **options)
+    return done, encoder
+
+
+def state(folder):
+    return torch.load(max(folder.glob("checkpoint-*.pt")), weights_only=True)
+
+
+def tensors(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for key in sorted(value, key=str) for t in tensors(value[key])]
+    return [t for one in value for t in tensors(one)] if isinstance(value, list | tuple) else []
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+def first_moments(folder):
+    """AdamW's first moments after one step: a tenth of the gradients, clipped."""
+    return torch.cat([one["exp_avg"].flatten() for one in state(folder)["optimizer"]["state"].values()])
+
+
+def killed():
+    raise RuntimeError("killed")
+
+
+def test_a_killed_run_resumes_to_the_same_bytes_and_trains_the_encoder_alone(backbone, tmp_path):
+    frozen = (backbone.unet, backbone.vae, *backbone.text_encoders, backbone.pipeline.image_encoder)
+    before = [p.detach().clone() for part in frozen for p in part.parameters()]
+    done, encoder = run(backbone, tmp_path / "whole")
+    assert done == 4
+    after = [p for part in frozen for p in part.parameters()]
+    assert all(p.grad is None and not p.requires_grad for p in after)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not any(torch.equal(p, q) for p, q in zip(encoder.parameters(), stirred(backbone).parameters(), strict=True))
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(backbone, tmp_path / "parts", pictures=Ready(3 * 4, killed))
+    assert [path.name for path in (tmp_path / "parts").glob("checkpoint*")] == ["checkpoint-00000002.pt"]
+    assert len(lines(tmp_path / "parts")) == 3  # the third step was made, and is lost
+    with pytest.raises(Refusal, match="--resume"):
+        run(backbone, tmp_path / "parts")
+    with pytest.raises(Refusal, match=r"rate 0\.01 and now 0\.02"):
+        run(backbone, tmp_path / "parts", replace(PLAN, rate=0.02), resume=True)
+    pictures = Ready()
+    done, again = run(backbone, tmp_path / "parts", pictures=pictures, resume=True)
+    assert done == 4
+    assert min(row for rows in pictures.rows for row in rows) == 8
+    one, other = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert len(tensors(one)) > 4 * len(list(encoder.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+    for a, b, kept in zip(encoder.parameters(), again.parameters(), one["average"]["shadow_params"], strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, kept)  # what is left is the average
+    curves = [
+        [{**line, "pictures a second": 0, "hours left": 0} for line in lines(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert curves[0] == curves[1]
+    assert [line["step"] for line in curves[0]] == [1, 2, 3, 4]
+    assert {"loss", "penalty", "norm", "rate", "word cosine", "word entropy", "word norm", "offset size"} <= set(
+        curves[0][0]
+    )
+
+
+def test_ctrl_c_ends_after_the_step_with_a_checkpoint(backbone, tmp_path):
+    stop = Ready(4, lambda: os.kill(os.getpid(), signal.SIGINT))
+    done, _ = run(backbone, tmp_path, pictures=stop)
+    assert done == 2
+    assert state(tmp_path)["step"] == 2
+    shown = []
+    done, _ = run(backbone, tmp_path, resume=True, preview=lambda step, module: shown.append(step))
+    assert (done, shown) == (4, [4])
+
+
+def test_accumulation_gives_the_same_step_but_for_the_negatives(backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "half", lambda backbone: nullcontext())
+    for weight in (0.0, 5.0):
+        settings, found = replace(SMALL, word_weight=weight), []
+        for accumulation in (1, 2):
+            place = tmp_path / f"{weight}-{accumulation}"
+            run(backbone, place, replace(PLAN, steps=1, accumulation=accumulation), settings=settings)
+            found.append(first_moments(place))
+        apart = ((found[0] - found[1]).norm() / found[0].norm()).item()
+        assert (apart < 1e-4) == (weight == 0.0), apart
+
+
+def test_checkpointing_changes_nothing(backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "half", lambda backbone: nullcontext())
+    found = []
+    for flag in (False, True):
+        run(backbone, tmp_path / str(flag), replace(PLAN, steps=1, checkpointing=flag))
+        found.append(first_moments(tmp_path / str(flag)))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-7)
+    assert not backbone.unet.is_gradient_checkpointing
+
+
+TWO = """
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+sys.path[:0] = {paths}
+import torch
+torch.set_num_threads(1)
+from train_pretrain import PLAN, opened, room, run
+room.half = lambda backbone: nullcontext()
+run(opened(Path({mini!r})), Path({folder!r}), replace(PLAN, steps=1), accelerator=room.launched())
+"""
+
+
+def test_two_processes_walk_the_path_of_one_contrastive_negatives_included(backbone, sd15, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "half", lambda backbone: nullcontext())
+    run(backbone, tmp_path / "one", replace(PLAN, steps=1))
+    here = Path(__file__)
+    (tmp_path / "train_pretrain.py").write_text(here.read_text())
+    script = tmp_path / "two.py"
+    paths = [str(tmp_path), str(here.parents[1]), str(Path(room.__file__).parents[2])]
+    script.write_text(TWO.format(paths=paths, mini=str(sd15), folder=str(tmp_path / "two")))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    one, two = first_moments(tmp_path / "one"), first_moments(tmp_path / "two")
+    assert ((one - two).norm() / one.norm()).item() < 1e-4
+    for name in ("loss", "penalty", "norm"):
+        values = [lines(tmp_path / folder)[0][name] for folder in ("one", "two")]
+        assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_one_process_gathers_nothing():
+    words = torch.ones(2, 3)
+    assert gathered(words) is words
+
+
+def test_the_rate_is_a_function_of_the_step():
+    plan = Plan(110, rate=2.0e-3, warmup=10)
+    assert plan.rate_at(0) == pytest.approx(2e-4)
+    assert plan.rate_at(9) == plan.rate_at(10) == pytest.approx(2e-3)
+    assert plan.rate_at(60) == pytest.approx(1e-3)
+    assert plan.rate_at(110) == pytest.approx(0)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(backbone, tmp_path):
+    encoder = stirred(backbone)
+    with torch.no_grad():
+        encoder.trunk.enter.bias[0] = torch.nan
+    with pytest.raises(Refusal, match="not finite at step 1"):
+        pretrain(backbone, encoder, Stream(backbone, Ready()), PROMPTS, PLAN, tmp_path)
+    assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_what_cannot_be_run_is_refused(tmp_path):
+    for wrong in ({"steps": 0}, {"batch": 0}, {"rate": 2.0}, {"average": -1.0}):
+        with pytest.raises(Refusal, match=next(iter(wrong))):
+            replace(PLAN, **wrong)
+    with pytest.raises(Refusal, match="multiple of 3"):
+        PLAN.share(3)
+    with pytest.raises(Refusal, match="tracker 'nothing'"):
+        launched("nothing", tmp_path)
+
+
+def test_what_it_will_take_is_said_before_it_starts(backbone, tmp_path):
+    said = []
+    run(backbone, tmp_path, replace(PLAN, steps=1), say=said.append)
+    count = sum(p.numel() for p in stirred(backbone).parameters())
+    assert said[0].startswith(f"{count / 1e6:.2f} million trained parameters, about ")
+    assert "GiB" in said[0]
+    assert "1 steps take about" in said[0]
+
+
+def test_an_encoder_may_look_at_the_current_noisy_latent(backbone, tmp_path):
+    seen = []
+    encoder = stirred(backbone, replace(SMALL, denoiser="current"))
+    inner = encoder.features.denoiser
+    encoder.features.denoiser = lambda noisy, t: seen.append(t) or inner(noisy, t)
+    pretrain(backbone, encoder, Stream(backbone, Ready()), PROMPTS, replace(PLAN, steps=1), tmp_path)
+    assert len(set(seen[0].tolist())) == 4  # one timestep for each row, those of the step
+
+
+def test_what_is_kept_is_what_the_frozen_networks_see(backbone, tmp_path):
+    pictures, files = Ready().pictures, []
+    for number, part in enumerate((pictures[:5], pictures[5:])):
+        files.append(tmp_path / f"{number:04d}.npy")
+        np.save(files[-1], part)
+    encoder = stirred(backbone)
+    kept = keep(files, backbone, encoder.features, launched())
+    assert len(kept) == 8
+    numbers = [6, 0, 4, 5]
+    rows = torch.from_numpy(pictures[numbers])
+    latents = backbone.encode(rows)
+    for found, wanted in zip(kept[numbers], (latents, *encoder.features(rows, latents)), strict=True):
+        assert found.shape == wanted.shape
+        assert (found - wanted).norm() < 0.02 * wanted.norm()  # bf16, and fp16 on disk
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    keep(files, backbone, encoder.features, launched())
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
+    encoder.features.timestep += 1
+    keep(files, backbone, encoder.features, launched())
+    assert len(list(tmp_path.iterdir())) == len(times) + 2
+    stream = Stream(backbone, Ready(), kept)
+    batch = next(stream([range(6, 10)]))
+    assert batch.origin.tolist() == [6, 7, 0, 1]
+    assert batch.pictures is None
+    assert torch.equal(batch.latents, kept[[6, 7, 0, 1]][0])
+    assert isinstance(stream.kept, Kept)
+
+
+def test_workers_read_ahead_in_order(backbone):
+    parts = [range(4 * k, 4 * k + 4) for k in range(3)]
+    alone = list(Stream(backbone, Ready())(parts))
+    ahead = list(Stream(backbone, Ready(), workers=2)(parts))
+    for a, b in zip(alone, ahead, strict=True):
+        assert torch.equal(a.pictures, b.pictures)
+        assert torch.equal(a.origin, b.origin)
+
+
+def test_sentences_that_the_model_cannot_read_are_left_out():
+    book = Backbone.load(device="cpu")
+    assert neutral(book, "<it>", ("a picture of {}", "an oxymoron of {}")) == ["a picture of <it>"]
+    assert neutral(book, "<it>", ("an oxymoron of {}",)) == ["<it>"]
