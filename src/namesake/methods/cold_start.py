@@ -8,7 +8,7 @@ the word and of the weights, where the paper gives no form.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from namesake.backbone import Backbone
@@ -43,6 +43,12 @@ class ColdStart(Method):
         paths = [SecondPath(class_word, self.blend) for class_word in words.values() if self.blend < 1]
         edit = self.edit(backbone, words, idle_offsets(backbone.sites, self.rank, seed), *paths)
         return TunedEdit(edit, backbone, self.word_anchor, self.offset_anchor)
+
+    def paced(self, steps: int) -> "ColdStart":
+        """Rates fall with the root of how much longer a run is than the method's own: of 200 steps at the rates that
+        suit 12, the picture book's word is the copy of one picture (LOG.md)."""
+        slower = (self.steps / max(steps, self.steps, 1)) ** 0.5
+        return replace(self, word_rate=slower * self.word_rate, offset_rate=slower * self.offset_rate)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

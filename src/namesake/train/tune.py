@@ -74,6 +74,10 @@ class Method:
                     "is wanted."
                 )
 
+    def paced(self, steps: int) -> "Method":
+        """These settings for a run of so many steps; a method whose rates do not depend on it is left as it is."""
+        return self
+
     def reads(self, class_word: str, number: int = 0) -> str:
         """The real words that a new word, `number` in its run, means before the first step."""
         return class_word
@@ -293,6 +297,7 @@ def learn(
             prior pictures of another size, an empty mask, several concepts where one is wanted, a number of steps below
             0.
     """
+    method = method.paced(method.steps if steps is None else steps)
     if not concepts or (len(concepts) > 1 and not method.several):
         raise Refusal(
             f"{method.name} learns one concept in a run, and {len(concepts)} were given; learn them one by one."
