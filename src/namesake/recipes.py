@@ -760,8 +760,8 @@ def pretrain(
         raise Refusal(f"There is no recipe '{recipe}'; choose one of {', '.join(recipes)}.")
     chosen = recipes[recipe]
     asked = {"steps": steps, "batch": batch, "accumulation": accumulation}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    plan = replace(chosen.plan, checkpointing=checkpointing, seed=seed, **asked)
+    given = {name: value for name, value in asked.items() if value is not None}
+    plan = replace(chosen.plan, checkpointing=checkpointing, seed=seed, **given)
     plan = replace(plan, warmup=min(plan.warmup, max(1, plan.steps // 10)))
     if not data and not chosen.drawings:
         raise Refusal(f"The recipe '{recipe}' needs pictures; name them, such as --data imagenet:DIR.")

@@ -258,13 +258,13 @@ class _Shares(Sequence[range]):
         self.share = plan.share(processes)
         self.start = first * plan.batch + process * self.share
         self.stride = processes * self.share
-        self.count = (plan.steps - first) * plan.accumulation
+        self.total = (plan.steps - first) * plan.accumulation
 
     def __len__(self) -> int:
-        return self.count
+        return self.total
 
     def __getitem__(self, part: Any) -> Any:
-        if not 0 <= part < self.count:
+        if not 0 <= part < self.total:
             raise IndexError
         start = self.start + part * self.stride
         return range(start, start + self.share)
