@@ -15,17 +15,6 @@ from namesake.train.fit import dice
 from namesake.train.tune import personalize
 
 
-@pytest.fixture(scope="module")
-def backbone(sd15):
-    return Backbone.load(sd15, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    chance = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=chance)
-
-
 @pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
 def test_no_step_is_the_base_model_on_the_hard_word_to_the_bit(minis, kind, pictures):
     backbone = Backbone.load(minis[kind], device="cpu")

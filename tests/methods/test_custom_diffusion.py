@@ -14,11 +14,6 @@ from namesake.methods.textual_inversion import TextualInversion
 from namesake.train.tune import Shown, learn, word_vectors
 
 
-@pytest.fixture(scope="module")
-def backbone(sd15):
-    return Backbone.load(sd15, device="cpu")
-
-
 def learned(backbone, word, seed):
     """A concept as if it had been learned: words and weights moved at random, the weights in two directions each."""
     chance = torch.Generator().manual_seed(seed)

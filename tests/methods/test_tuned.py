@@ -19,17 +19,6 @@ from namesake.methods.textual_inversion import TextualInversion
 from namesake.train.tune import attention_lora, personalize, word_norms, word_vectors
 
 
-@pytest.fixture(scope="module")
-def backbone(sd15):
-    return Backbone.load(sd15, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    chance = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=chance)
-
-
 @pytest.fixture
 def true_shape(sd15, monkeypatch):
     """Stable Diffusion 1.5 with no memory for its weights."""
