@@ -61,7 +61,7 @@ def personalize(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps of tuning; more are closer to the picture.")
+        int | None, typer.Option(metavar="N", help="Steps of tuning, instead of the number that suits the method.")
     ] = None,
     seed: Seed = 0,
     mask: Annotated[

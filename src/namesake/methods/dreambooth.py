@@ -40,7 +40,7 @@ class DreamBooth(Method):
     """
 
     name: ClassVar[str] = "DreamBooth"
-    trains: ClassVar[str] = "every weight of the U-Net"
+    trains: ClassVar[str] = "every weight of the U-Net (-text: those of the text encoder too; -word: the word too)"
     stores: ClassVar[str] = "1.7 GB, with the text encoder 1.9 GB"
     sentences: ClassVar[tuple[str, ...]] = ("a {}",)
 
