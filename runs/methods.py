@@ -15,8 +15,6 @@ pictures, so a run can be stopped and taken up again.
 import hashlib
 import json
 import os
-import resource
-import sys
 import tempfile
 import time
 import warnings
@@ -46,6 +44,7 @@ from namesake.picturebook.judge import Judge
 from namesake.picturebook.scene import STYLES, Scene, World, sample_pose, sample_style
 from namesake.recipes import class_pictures, method_of
 from namesake.sheet import contact_sheet, read_settings, save_png
+from namesake.train.pretrain import peak_memory
 from namesake.train.tune import Method, personalize
 
 COARSE_STYLE = "illustration"  # the word that a style begins at
@@ -224,8 +223,7 @@ def peak(model: str, method: Method, class_word: str) -> int:
     personalize(backbone, method, picture, class_word=class_word, prior=picture if method.prior else None, steps=2)
     if backbone.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024
+    return peak_memory()
 
 
 def measure_memory(bench: Bench, setting: Setting, class_word: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import math
 import os
 import re
 import secrets
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -374,6 +373,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     from namesake.data.pictures import read_pictures
     from namesake.generate import generate
     from namesake.sheet import contact_sheet, save_png
+    from namesake.train.pretrain import peak_memory
 
     examples = _examples()
     if not examples:
@@ -399,7 +399,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
     save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
     command = f'namesake generate "{word} in the snow" --concept {concept}'
-    return Demo(sheet, concept, clock.seconds, _peak_memory(), command)
+    return Demo(sheet, concept, clock.seconds, peak_memory(), command)
 
 
 def _examples() -> list[Path]:
@@ -485,16 +485,14 @@ def _teach(
                 **options,
             )
         if word is None:  # named after the real word that the prediction is nearest to
-            edit = date.renamed(
-                edit, f"<my-{'-'.join(re.findall('[a-z0-9]+', (edit.about.class_word or '').lower()))}>"
-            )
+            edit = date.renamed(edit, _word_for(edit.about.class_word or ""))
         return _told(edit, report)
     method = method_of(name or COLD_START, backbone.name)
     if class_word is None:
         class_word, near = class_of(backbone, pixels)
         reason = "it looks most like that" if near is not None else "this model cannot see pictures"
         report.say(f'taking it for "{class_word}", as {reason}; say better with --class')
-    word = word or f"<my-{'-'.join(re.findall('[a-z0-9]+', class_word.lower())) or 'thing'}>"
+    word = word or _word_for(class_word)
     check_word(word, backbone.tokenizers)
     options |= {"word": word, "class_word": class_word}
     if method.prior and steps != 0:
@@ -507,6 +505,11 @@ def _teach(
     with clock("learning"), report.bar(f"learning {word}") as progress:
         edit = tune.personalize(backbone, method, pixels, progress=progress, **options)
     return _told(edit, report, until_settled)
+
+
+def _word_for(class_word: str) -> str:
+    """The new word for a class, such as <my-cat>."""
+    return f"<my-{'-'.join(re.findall('[a-z0-9]+', class_word.lower())) or 'thing'}>"
 
 
 def _told(edit: "Edit", report: Report, until_settled: bool = False) -> "Edit":
@@ -685,16 +688,6 @@ def _slug(prompt: str) -> str:
     return "-".join(re.findall(r"[^\W_]+", prompt.lower()))[:40].strip("-") or "picture"
 
 
-def _peak_memory() -> int:
-    """Peak resident bytes of this process; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 # Encoders
 
 
@@ -772,12 +765,12 @@ def pretrain(
     from namesake.data.prompts import TEMPLATES
     from namesake.data.sources import Mixture
     from namesake.picturebook.dataset import seen
-    from namesake.train.pretrain import Stream, keep, launched, neutral
+    from namesake.train.examples import sentences
+    from namesake.train.pretrain import Stream, keep, launched
     from namesake.train.pretrain import pretrain as run
 
     accelerator = launched(tracker, folder)
     main = accelerator.is_main_process
-    clock, quiet = _Clock(), Report()
     backbone = Backbone.load(model or chosen.model, device=accelerator.device)
     backbone.unet.to(memory_format=torch.channels_last)
     encoder = (settings or chosen.encoder).network(backbone, seed)
@@ -789,31 +782,32 @@ def pretrain(
         shown = pictures.read(range(4))[0]
     else:
         if main:
-            with clock("drawing"), (report if main else quiet).bar("drawing") as progress:
+            with report.bar("drawing") as progress:
                 _draw_pictures(folder / "drawings", chosen.drawings, backbone.size, progress)
         accelerator.wait_for_everyone()
         files = sorted((folder / "drawings").glob("????.npy"))[: -(-chosen.drawings // 2000)]
         kept = keep(files, backbone, encoder.features, accelerator)
         stream = Stream(backbone, Mixture([kept], seed=seed), kept)  # type: ignore[list-item]
         shown = _glimpses(seen().categories, backbone.size)
-    name = encoder.word
-    prompts = neutral(backbone, name, TEMPLATES)
+    prompts = sentences(backbone, encoder.word, TEMPLATES)
     told = {"recipe": recipe, "model": backbone.name, "data": list(data), "encoder": vars(encoder.settings)}
     if main:
         report.say(f"pre-training an encoder for {backbone.name} in {folder}")
-    done = run(
-        backbone,
-        encoder,
-        stream,
-        prompts,
-        plan,
-        folder,
-        accelerator=accelerator,
-        resume=resume,
-        preview=_previews(backbone, shown, folder),
-        say=report.say,
-        told=told,
-    )
+    with (report if main else Report()).bar("pre-training") as progress:
+        done = run(
+            backbone,
+            encoder,
+            stream,
+            prompts,
+            plan,
+            folder,
+            accelerator=accelerator,
+            resume=resume,
+            preview=_previews(backbone, shown, folder),
+            progress=progress,
+            say=report.say,
+            told=told,
+        )
     path = folder / "encoder.safetensors"
     if main:
         encoder.save(path, recipe=recipe, steps=done, batch=plan.batch, data=list(data) or ["picturebook"], seed=seed)

@@ -22,11 +22,11 @@ from namesake.methods.date import (
     offset_penalty,
     personalize,
     read_note,
-    real_vectors,
     row,
     widened,
 )
 from namesake.train.fit import Batch, Phase, fit
+from namesake.train.tune import real_vectors
 
 SMALL = Date(base_word="thing", width=64, blocks=1, layers=1, rank=2)
 KINDS = ("picturebook", "sd15", "sd21", "sdxl")

@@ -204,6 +204,7 @@ def test_easy_drawings_come_first_and_joined_ones_then():
     assert easy[:500].min() > 0.5 > easy[500:].max() > 0
     assert not joined[:500].any()
     assert joined[500:].min() > 0.25
+    assert {scene_shares(step, stage, begun=True) for step in range(1000)} == {tuple(shares[-1])}
     alone = [Drawings(world=SMALL_WORLD, scenes="easy").scene(i)[1] for i in range(50)]
     assert all(scene.worn is None and scene.second is None and scene.pose.turn == 0 for scene in alone)
     assert {scene.style.name for scene in alone} > {"plain"}

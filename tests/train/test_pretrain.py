@@ -18,7 +18,8 @@ from namesake.backbone import Backbone
 from namesake.errors import Refusal
 from namesake.methods.date import Date
 from namesake.train import pretrain as room
-from namesake.train.pretrain import Kept, Plan, Stream, gathered, keep, launched, neutral, pretrain
+from namesake.train.examples import sentences
+from namesake.train.pretrain import Kept, Plan, Stream, gathered, keep, launched, pretrain
 
 SMALL = Date(base_word="thing", width=32, blocks=0, layers=1, rank=1, word_weight=5.0)
 PLAN = Plan(4, batch=4, rate=1e-2, warmup=1, save_every=2, log_every=1, preview_every=100)
@@ -287,5 +288,5 @@ def test_workers_read_ahead_in_order(backbone):
 
 def test_sentences_that_the_model_cannot_read_are_left_out():
     book = Backbone.load(device="cpu")
-    assert neutral(book, "<it>", ("a picture of {}", "an oxymoron of {}")) == ["a picture of <it>"]
-    assert neutral(book, "<it>", ("an oxymoron of {}",)) == ["<it>"]
+    assert list(sentences(book, "<it>", ("a picture of {}", "an oxymoron of {}"))) == ["a picture of <it>"]
+    assert list(sentences(book, "<it>", ("an oxymoron of {}",))) == ["<it>"]

@@ -33,14 +33,15 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
-from namesake.edits import Edit, LowRankEdit, SecondPath, Site, TokenEdit, about, check_word, sketch
+from namesake.edits import Edit, LowRankEdit, SecondPath, Site, TokenEdit, about, sketch
 from namesake.edits.base import embedding, same_base
 from namesake.edits.file import write
 from namesake.errors import Refusal
 from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
-from namesake.train.examples import Examples
+from namesake.train.examples import Examples, check_shown
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
 from namesake.train.pretrain import gathered
+from namesake.train.tune import real_vectors
 
 DENOISER = ("reference", "current")
 REGULARIZERS = ("contrastive", "nearest", "norm", "none")
@@ -121,15 +122,6 @@ def offset_penalty(low: LowRankEdit, sizes: Mapping[str, float]) -> Float[Tensor
 
 
 # Words
-
-
-def real_vectors(backbone: Backbone) -> tuple[Float[Tensor, "V _E"], ...]:
-    """The embeddings of the model's real words for each text encoder, fp32, in the order of `real_words`."""
-    ids = [word.ids for word in backbone.real_words()]
-    return tuple(
-        embedding(encoder).detach()[[one[number] for one in ids]].float()
-        for number, encoder in enumerate(backbone.text_encoders)
-    )
 
 
 def hard_word(backbone: Backbone, vectors: tuple[Float[Tensor, "n _E"], ...]) -> str:
@@ -561,9 +553,7 @@ def personalize(
             number of steps below 0.
     """
     settings = settings or Tuning()
-    check_word(word, backbone.tokenizers)
-    if not len(pictures):
-        raise Refusal("There is no picture; give one or several of one thing.")
+    check_shown(backbone, word, pictures)
     examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed)
     module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed)
     return fit(

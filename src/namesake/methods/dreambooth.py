@@ -27,7 +27,7 @@ from namesake.backbone import Backbone
 from namesake.edits import Edit, WeightEdit
 from namesake.edits.base import embedding
 from namesake.train.fit import Phase, TunedEdit
-from namesake.train.tune import Method, tokens
+from namesake.train.tune import Method, real_vectors, tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +99,7 @@ class RetractedWords(TunedEdit):
 
     def __init__(self, start: Edit, backbone: Backbone, rows: int) -> None:
         super().__init__(start, backbone, rows=rows)
-        ids = [word.ids for word in backbone.real_words()]
-        self.spreads = [
-            embedding(encoder).detach()[[one[number] for one in ids]].float().std()
-            for number, encoder in enumerate(backbone.text_encoders)
-        ]
+        self.spreads = [vectors.std() for vectors in real_vectors(backbone)]
 
     def after_step(self) -> None:
         for words, spread in zip(self.words, self.spreads, strict=False):

@@ -665,13 +665,14 @@ SCENES = ("all", "easy", "joined")
 """The kinds of drawings that lie ahead (`Drawings.scenes`); each has its folder under the work folder."""
 
 
-def scene_shares(step: int, stage: Stage) -> tuple[float, float, float]:
-    """The shares of all, easy and joined drawings at a step of the U-Net's stage: 20, 80, 0 % in its first half, then 30, 25, 45 %.
+def scene_shares(step: int, stage: Stage, begun: bool = False) -> tuple[float, float, float]:
+    """The shares of all, easy and joined drawings at a step of the U-Net's stage: 20, 80, 0 % in its first half, then 30, 25, 45 %;
+    the latter from the start where the stage goes on from weights that can draw things (`begun`).
 
     Where easy drawings fell to none at the half, the loss that a wrong category costs stopped growing; where no easy drawing was
     joined by a thing worn, 95 % of the pictures lacked it (LOG.md).
     """
-    return (0.2, 0.8, 0.0) if step < stage.steps / 2 else (0.3, 0.25, 0.45)
+    return (0.2, 0.8, 0.0) if step < stage.steps / 2 and not begun else (0.3, 0.25, 0.45)
 
 
 def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
@@ -682,10 +683,11 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     sets = [encode_ahead(work / folder, model, accelerator) for folder in SCENES]
     unet, text = make_unet(), make_text_encoder(tokenizer)
+    begun = (model / "unet").exists()  # a run from nothing writes there at its end
     if not (work / "unet.ckpt").exists():
         if (model / "text_encoder").exists():
             text.load_state_dict(type(text).from_pretrained(model / "text_encoder").state_dict())  # type: ignore[attr-defined]
-        if (model / "unet").exists():
+        if begun:
             unet.load_state_dict(load_file(model / "unet" / "diffusion_pytorch_model.safetensors"))
     module = _Denoising(unet, text).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     empty = token_ids(tokenizer, [""])[0]
@@ -698,7 +700,7 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
     )
 
     def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, ...]:
-        counts = rng.multinomial(count, scene_shares(step, stage))
+        counts = rng.multinomial(count, scene_shares(step, stage, begun))
         picked = [(pool, rng.integers(len(pool[0]), size=n)) for pool, n in zip(sets, counts, strict=True)]
         z = torch.cat([latents[chosen] for (latents, _), chosen in picked]).float()
         words = torch.cat([ids[chosen] for (_, ids), chosen in picked])

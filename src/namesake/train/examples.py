@@ -1,5 +1,6 @@
 """The pictures of one concept as tuning sees them, whichever method tunes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.data.prompts import NO_THINGS, PLACES, STYLES, TEMPLATES, fill
+from namesake.edits import check_word
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
 
@@ -20,6 +22,20 @@ ENCODED = 8  # pictures at a time: the autoencoder of SD takes a gigabyte for ea
 
 
 DEFAULT_CLASS = "object"
+
+
+def check_shown(backbone: Backbone, word: str, pictures: UInt8[Tensor, "B H W 3"]) -> None:
+    """Refusal for a word that is malformed or taken, and where there is no picture."""
+    check_word(word, backbone.tokenizers)
+    if not len(pictures):
+        raise Refusal("There is no picture; give one or several of one thing.")
+
+
+def sentences(backbone: Backbone, word: str, templates: Sequence[str], beside: str = "") -> tuple[str, ...]:
+    """The templates filled with a word and with what is said beside it, those that the model knows every word of; the
+    word alone where there is none."""
+    filled = fill(word, tuple(templates), beside)
+    return tuple(prompt for prompt in filled if not backbone.unknown_words(prompt)) or (word + beside,)
 
 
 def class_of(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> tuple[str, float | None]:
@@ -83,7 +99,7 @@ class Examples:
         where the loss then does not count, or cropped, and the sentence says so. The sentences are those of the
         templates that the model knows every word of, and the word alone where there is none; `beside` is what the
         pictures show beside the thing (`describe`), and every sentence says it."""
-        known = tuple(prompt for prompt in fill(word, templates, beside) if not backbone.unknown_words(prompt))
+        said = sentences(backbone, word, templates, beside)
         seen, kept = [pictures], [masks]
         if shift:
             reach = round(shift * pictures.shape[1])
@@ -104,7 +120,7 @@ class Examples:
                 raise Refusal("A picture's mask is empty; give a picture whose alpha shows the thing, or no mask.")
             whole = torch.stack([one for one in kept if one is not None], dim=1).flatten(0, 1)
             pooled = F.adaptive_avg_pool2d(whole[:, None].float(), (latents.shape[2], latents.shape[3]))
-        return Examples(latents, pooled, known or (word + beside,), len(pictures), rows, tuple(openings))
+        return Examples(latents, pooled, said, len(pictures), rows, tuple(openings))
 
     def batch(self, step: int, chance: torch.Generator) -> Batch:
         """Every picture as often as any other over the run, in a variant and a sentence drawn at random."""

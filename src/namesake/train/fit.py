@@ -81,15 +81,16 @@ class Phase:
     fall: float = 0.1
 
 
-def idle_offsets(sites: Sequence[Site], rank: int, seed: int = 0) -> LowRankEdit:
+def idle_offsets(sites: Sequence[Site], rank: int, seed: int = 0, shrink: float | None = None) -> LowRankEdit:
     """Offsets of no effect, to tune from: `up` is zero; alpha equals the rank.
 
-    `down` is normal with standard deviation 1 / sqrt(in), so its products keep the size of what they read.
+    `down` is normal with standard deviation 1 / shrink; by default that is 1 / sqrt(in), so that its products keep the
+    size of what they read.
     """
     chance = torch.Generator().manual_seed(seed)
     factors = {
         site.path: (
-            torch.randn(rank, site.in_dim, generator=chance) / site.in_dim**0.5,
+            torch.randn(rank, site.in_dim, generator=chance) / (site.in_dim**0.5 if shrink is None else shrink),
             torch.zeros(site.out_dim, rank),
         )
         for site in sites

@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -327,6 +327,7 @@ def pretrain(
     accelerator: Any = None,
     resume: bool = False,
     preview: Callable[[int, EditModule], object] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     say: Callable[[str], object] | None = None,
     told: Mapping[str, Any] | None = None,
 ) -> int:
@@ -346,6 +347,7 @@ def pretrain(
         accelerator: see `launched`; who made it ends it (`end_training`).
         resume: from the last checkpoint in the folder, or from the beginning where there is none.
         preview: called by the main process with (step, module with the averaged weights); it may draw.
+        progress: called by the main process with (steps done, steps in all).
         say: called by the main process with sentences for people.
         told: what a checkpoint must be of, beside the plan (values that JSON can hold).
 
@@ -361,6 +363,7 @@ def pretrain(
     accelerator = accelerator or launched()
     main, processes, process = accelerator.is_main_process, accelerator.num_processes, accelerator.process_index
     say = say if say is not None and main else lambda sentence: None
+    progress = progress if progress is not None and main else lambda done, total: None
     settings = {**asdict(plan), **(told or {})}
     share = plan.share(processes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -425,7 +428,8 @@ def pretrain(
 
     ended = False
     try:
-        with patient() as interrupted, _Bar(plan.steps, step, main) as bar:
+        with patient() as interrupted:
+            progress(step, plan.steps)
             if step == 0:
                 shown(0)
             if step < plan.steps:
@@ -454,7 +458,7 @@ def pretrain(
                 average.step(parameters)
                 step += 1
                 ended = means[2] > 0
-                bar(step)
+                progress(step, plan.steps)
                 if curve is not None:
                     curve.add(plan, step, means, norm.item(), processes)
                     if step % plan.log_every == 0 or step == plan.steps:
@@ -490,7 +494,7 @@ def _estimate(
             torch.cuda.synchronize()
         seconds = (time.perf_counter() - start) * plan.accumulation
     count = sum(parameter.numel() for parameter in module.parameters())
-    memory = torch.cuda.max_memory_allocated() if cuda else _resident()
+    memory = torch.cuda.max_memory_allocated() if cuda else peak_memory()
     memory += 8 * count  # AdamW's moments, which are made by its first step
     say(
         f"{count / 1e6:.2f} million trained parameters, about {memory / 2**30:.1f} GiB of memory; {seconds:.2f} s a step, "
@@ -498,7 +502,7 @@ def _estimate(
     )
 
 
-def _resident() -> int:
+def peak_memory() -> int:
     """Peak resident bytes of this process; 0 where the system does not say."""
     try:
         import resource
@@ -513,34 +517,6 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * unit:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds:.0f} seconds"
-
-
-class _Bar:
-    """Steps, the rate in steps a minute and the projected end, where a person reads it."""
-
-    def __init__(self, steps: int, done: int, main: bool) -> None:
-        from rich import progress as columns
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        self._bar = columns.Progress(
-            columns.TextColumn("pre-training"),
-            columns.BarColumn(),
-            columns.MofNCompleteColumn(),
-            columns.TimeElapsedColumn(),
-            columns.TextColumn("left"),
-            columns.TimeRemainingColumn(),
-            console=console,
-            disable=not main or not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=steps, completed=done)
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._bar.start()
-        return lambda step: self._bar.update(self._task, completed=step)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
 
 class _Curve:
@@ -619,8 +595,3 @@ def _restored(
 
 
 FREE = ("save_every", "preview_every", "log_every", "checkpointing")  # what may differ between a run and its going on
-
-
-def neutral(backbone: Backbone, word: str, sentences: Iterable[str]) -> list[str]:
-    """The sentences, each with the word in the place of {}, that the model can read whole."""
-    return [text for text in (one.format(word) for one in sentences) if not backbone.unknown_words(text)] or [word]

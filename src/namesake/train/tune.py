@@ -17,11 +17,11 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.data.prompts import TEMPLATES
-from namesake.edits import Edit, LowRankEdit, Part, TokenEdit, about, check_word
+from namesake.edits import Edit, LowRankEdit, Part, TokenEdit, about
 from namesake.edits.base import embedding
 from namesake.errors import Refusal
-from namesake.train.examples import Examples, Mixture, class_of, describe
-from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, loss_of, min_snr, stratified, timesteps
+from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe
+from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, idle_offsets, loss_of, min_snr, stratified, timesteps
 
 LONGEST = 8  # tokens that a new word may begin as
 
@@ -125,13 +125,18 @@ def tokens(backbone: Backbone, text: str) -> int:
     return len(backbone.tokenizers[0](text, add_special_tokens=False).input_ids)
 
 
-def word_norms(backbone: Backbone) -> tuple[Float[Tensor, ""], ...]:
-    """The mean length of the vectors of the model's real words, for each text encoder."""
+def real_vectors(backbone: Backbone) -> tuple[Float[Tensor, "V _E"], ...]:
+    """The embeddings of the model's real words for each text encoder, fp32, in the order of `real_words`."""
     ids = [word.ids for word in backbone.real_words()]
     return tuple(
-        embedding(encoder).detach()[[one[number] for one in ids]].float().norm(dim=-1).mean()
+        embedding(encoder).detach()[[one[number] for one in ids]].float()
         for number, encoder in enumerate(backbone.text_encoders)
     )
+
+
+def word_norms(backbone: Backbone) -> tuple[Float[Tensor, ""], ...]:
+    """The mean length of the vectors of the model's real words, for each text encoder."""
+    return tuple(vectors.norm(dim=-1).mean() for vectors in real_vectors(backbone))
 
 
 def attention_lora(backbone: Backbone, rank: int, seed: int) -> LowRankEdit:
@@ -139,12 +144,7 @@ def attention_lora(backbone: Backbone, rank: int, seed: int) -> LowRankEdit:
 
     `down` is normal with standard deviation 1 / r (peft's "gaussian"), `up` zero, alpha = r.
     """
-    chance = torch.Generator().manual_seed(seed)
-    factors = {
-        site.path: (torch.randn(rank, site.in_dim, generator=chance) / rank, torch.zeros(site.out_dim, rank))
-        for site in backbone.sites
-    }
-    return LowRankEdit(factors, float(rank), words=())
+    return replace(idle_offsets(backbone.sites, rank, seed, shrink=rank), words=())
 
 
 def variance_ratio(losses: list[float], window: int) -> float:
@@ -225,10 +225,8 @@ class Shown:
 
     def checked(self, backbone: Backbone) -> "Shown":
         """The same with a class word; Refusal for what cannot be learned from."""
-        check_word(self.word, backbone.tokenizers)
         pictures, masks, prior = self.pictures, self.masks, self.prior
-        if not len(pictures):
-            raise Refusal("There is no picture; give one or several of one thing.")
+        check_shown(backbone, self.word, pictures)
         if masks is not None and masks.shape != pictures.shape[:3]:
             raise Refusal(
                 f"The masks are {_sides(masks)} and the pictures {_sides(pictures)}; one mask for each picture, of the "
@@ -297,7 +295,8 @@ def learn(
             prior pictures of another size, an empty mask, several concepts where one is wanted, a number of steps below
             0.
     """
-    method = method.paced(method.steps if steps is None else steps)
+    steps = method.steps if steps is None else steps
+    method = method.paced(steps)
     if not concepts or (len(concepts) > 1 and not method.several):
         raise Refusal(
             f"{method.name} learns one concept in a run, and {len(concepts)} were given; learn them one by one."
@@ -337,7 +336,7 @@ def learn(
         module,
         both.batch if prior else concept.batch,
         method.phases,
-        steps=method.steps if steps is None else steps,
+        steps=steps,
         seed=seed,
         snr_gamma=method.snr_gamma,
         progress=progress,
