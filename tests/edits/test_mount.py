@@ -18,6 +18,7 @@ from namesake.edits import (
     WeightEdit,
     bypassed,
     edited,
+    layer_sites,
     mount,
     stack,
 )
@@ -182,6 +183,85 @@ def test_low_rank_is_merged_weights(make_bench, kind, rows):
         hooks = sum(len(on.unet.get_submodule(site.path)._forward_hooks) for site in on.sites)
         assert hooks == (0 if mounted.layout.merged else len(on.sites))
     assert mounted.layout.merged == (rows == "all")
+
+
+def outside(on: Bench, seed: int = 5, rank: int = 2) -> LowRankEdit:
+    """Offsets at all sites outside the attentions."""
+    dice = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return 0.3 * torch.randn(*shape, generator=dice, dtype=on.dtype)
+
+    sites = layer_sites(on).values()
+    return LowRankEdit({s.path: (noise(rank, s.in_dim) / s.in_dim**0.5, noise(s.out_dim, rank)) for s in sites}, 3.0)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_sites_outside_the_attentions_are_every_other_matrix_of_the_unet(make_bench, kind):
+    on = make_bench(kind)
+    sites = layer_sites(on)
+    matrices = {name.removesuffix(".weight") for name, p in on.unet.named_parameters() if p.ndim in (2, 4)}
+    assert set(sites) == matrices - {site.path for site in on.sites}
+    assert sites["conv_in"].role == "convolution"
+    assert (sites["conv_in"].in_dim, sites["conv_in"].out_dim) == (36, 16)
+    assert sites["time_embedding.linear_1"].role == "linear"
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@pytest.mark.parametrize("blend", [None, 0.25])
+@pytest.mark.parametrize("rows", ["word", "all"])
+def test_outside_the_attentions_the_blend_is_in_the_weights(make_bench, kind, blend, rows):
+    """What `blend` makes of the attentions is checked elsewhere; here it is put on a model whose other weights moved."""
+    on = make_bench(kind)
+    edit, more = random_edit(on, blend=blend), outside(on)
+    moved = copy.copy(on)
+    moved.pipeline, moved.unet = copy.copy(on.pipeline), copy.deepcopy(on.unet)
+    moved.pipeline.unet = moved.unet
+    for path, (down, up) in more.factors.items():
+        weight = moved.unet.get_submodule(path).weight
+        weight += (0.7 * (1.0 if blend is None else blend) * 3.0 / 2 * up @ down).view_as(weight)
+    with edited(moved, edit, scale=0.7, rows=rows):
+        wanted = moved(SOFT)
+    before = snapshot(on)
+    with edited(on, Edit((*edit.parts, more), edit.about), scale=0.7, rows=rows):
+        assert close(on(SOFT), wanted)
+    assert same(before, snapshot(on))
+    with edited(on, Edit((*edit.parts, more), edit.about), blend=0, rows=rows):
+        assert torch.equal(on(SOFT), on(HARD))
+
+
+def test_gradients_reach_offsets_outside_the_attentions(sd):
+    factors = {path: (nn.Parameter(d), nn.Parameter(u)) for path, (d, u) in outside(sd).factors.items()}
+    edit = Edit((LowRankEdit(factors, 2.0), *random_edit(sd).parts[:1]), About("test"))
+    base = sd.unet.conv_out.weight.clone()
+
+    def step(number: float) -> torch.Tensor:
+        with edited(sd, edit):
+            out = sd(SOFT).square().mean()
+            if number:
+                return out.detach()
+            out.backward()
+        return out.detach()
+
+    before = step(0)
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.any() for pair in factors.values() for p in pair
+    )
+    _, up = factors["conv_out"]
+    with torch.no_grad():  # the gradient is that of a difference
+        up[1, 0] += 1e-5
+    assert abs((step(1) - before) / 1e-5 - up.grad[1, 0]) < 1e-3 * abs(up.grad[1, 0])
+    assert torch.equal(sd.unet.conv_out.weight, base)
+    assert sd.unet.conv_out.weight.grad is None
+
+
+def test_offsets_outside_the_attentions_serve_all_rows_alike(sd):
+    rows = {path: (down.expand(2, -1, -1), up.expand(2, -1, -1)) for path, (down, up) in outside(sd).factors.items()}
+    with (
+        pytest.raises(Refusal, match="cannot differ from row to row"),
+        edited(sd, Edit((LowRankEdit(rows, 1.0),), About("test"))),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])

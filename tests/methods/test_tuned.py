@@ -16,7 +16,7 @@ from namesake.methods.dreambooth import DreamBooth, retracted
 from namesake.methods.lora import Lora
 from namesake.methods.lora_pti import LoraPti, pulled
 from namesake.methods.textual_inversion import TextualInversion
-from namesake.train.tune import attention_lora, personalize, word_norms, word_vectors
+from namesake.train.tune import lora_of, personalize, word_norms, word_vectors
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_trained_parameters_at_true_sizes_are_the_published_ones(true_shape, met
 def test_lora_has_the_parameters_and_the_outputs_of_peft(backbone):
     from peft import LoraConfig
 
-    low = attention_lora(backbone, 4, seed=0)
+    low = lora_of(backbone, 4, seed=0)
     chance = torch.Generator().manual_seed(1)
     factors = {path: (down, torch.randn(up.shape, generator=chance) * 0.1) for path, (down, up) in low.factors.items()}
     low = replace(low, factors=factors)

@@ -1,6 +1,6 @@
 """Edits: what a concept changes in a frozen text-to-image model. See `docs/architecture.md`."""
 
-from namesake.edits.base import about, check_base, sketch
+from namesake.edits.base import about, check_base, layer_sites, sketch
 from namesake.edits.kinds import (
     About,
     Edit,
@@ -33,6 +33,7 @@ __all__ = [
     "check_base",
     "check_word",
     "edited",
+    "layer_sites",
     "mount",
     "sketch",
     "stack",

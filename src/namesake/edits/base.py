@@ -1,5 +1,6 @@
 """Which base model an edit belongs to: its sketch, and the check before an edit is put on."""
 
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from namesake.edits.kinds import About, Edit, Editable, LowRankEdit, TokenEdit, WeightEdit
+from namesake.edits.kinds import About, Edit, Editable, LowRankEdit, Site, TokenEdit, WeightEdit
 from namesake.errors import Refusal
 
 TENSORS, VALUES = 64, 16  # 1,024 values: 16 of each of 64 tensors
@@ -81,7 +82,7 @@ def check_base(edit: Edit, backbone: Editable, any_base: bool = False) -> None:
                 f"{what}: its words are {_list(widths)} wide, the concept's {_list(wanted)}; use the "
                 "concept with its own base model."
             )
-    sites = {site.path: site for site in backbone.sites}
+    sites = {site.path: site for site in backbone.sites} | layer_sites(backbone)
     for low in edit.of(LowRankEdit):
         for path, (down, up) in low.factors.items():
             site = sites.get(path)
@@ -112,6 +113,20 @@ def check_base(edit: Edit, backbone: Editable, any_base: bool = False) -> None:
 def embedding(encoder: nn.Module) -> Tensor:
     """The table of a text encoder's token embedding, `[vocabulary, width]`."""
     return encoder.get_input_embeddings().weight  # type: ignore[operator]
+
+
+def layer_sites(backbone: Editable) -> dict[str, Site]:
+    """The sites outside the attentions by path: every other linear map and convolution of the U-Net whose weight is one
+    matrix."""
+    inside = {site.path for site in backbone.sites}
+    roles: dict[type, str] = {nn.Linear: "linear", nn.Conv2d: "convolution"}
+    sites = {}
+    for path, layer in backbone.unet.named_modules():
+        if path in inside or type(layer) not in roles or getattr(layer, "groups", 1) != 1:
+            continue
+        shape = layer.weight.shape
+        sites[path] = Site(path, roles[type(layer)], math.prod(shape[1:]), shape[0])
+    return sites
 
 
 def owner(backbone: Editable, name: str) -> tuple[nn.Module, str] | None:

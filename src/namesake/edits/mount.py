@@ -4,6 +4,7 @@
 the model as it was, to the bit and object by object. Two mechanisms:
 
 - What the whole batch shares and is linear in the weights is merged into a copy, and the parameter object is swapped.
+  So are offsets outside the attentions: no text reaches the layers there, so nothing could tell their rows apart.
 - Everything else is hooks. A hook reads its buffers and its arguments. Which rows an edit acts on is told by features
   that travel with the text states: a transformer block reads them from its own arguments and holds them, for the time
   of its call, for the attentions and projections inside, since self-attention receives no text. diffusers checkpoints
@@ -29,7 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from namesake.edits.base import check_base, embedding, owner
+from namesake.edits.base import check_base, embedding, layer_sites, owner
 from namesake.edits.kinds import Edit, Editable, LowRankEdit, SecondPath, TokenEdit, WeightEdit
 from namesake.edits.stack import stack
 from namesake.edits.words import Reader, Word
@@ -236,7 +237,8 @@ class Mount:
             raise Refusal("The U-Net carries an image adapter, which changes the text states; unload it first.")
         sites = {site.path: site for site in backbone.sites}
         self._attentions = {site.attention: unet.get_submodule(site.attention) for site in backbone.sites}
-        if strange := set(layout.ranks) - set(sites):
+        self._sites = sites | (layer_sites(backbone) if set(layout.ranks) - set(sites) else {})
+        if strange := set(layout.ranks) - set(self._sites):
             raise Refusal(
                 f"The model {backbone.name} has no site {min(strange)}; use the concept with its own base model."
             )
@@ -244,8 +246,12 @@ class Mount:
             raise Refusal("The attention projections are fused; call unfuse_qkv_projections first.")
         weight = next(p for p in unet.parameters() if p.is_floating_point())
         # A projection that is not a plain linear (quantised, or wrapped by peft) takes its offset by a hook.
-        self._merged = layout.merged and all(type(unet.get_submodule(path)) is nn.Linear for path in layout.ranks)
-        self._hooked = bool(layout.ranks) and not self._merged
+        inside = [path for path in layout.ranks if path in sites]
+        self._outside = {id(unet.get_submodule(path)): path for path in layout.ranks if path not in sites}
+        if self._outside and layout.batch is not None:
+            raise Refusal("Offsets outside the attentions cannot differ from row to row; give one for all rows.")
+        self._merged = layout.merged and all(type(unet.get_submodule(path)) is nn.Linear for path in inside)
+        self._hooked = bool(inside) and not self._merged
         self._width = sum(embedding(encoder).shape[1] for encoder in backbone.text_encoders)
         self._flags = max(layout.words, 1)
         self.blend = torch.ones((), device=weight.device, dtype=weight.dtype)
@@ -261,8 +267,9 @@ class Mount:
             table = reader.encoder.get_input_embeddings()  # type: ignore[operator]
             self._undo.append(table.register_forward_hook(reader.write).remove)
         self._slots: dict[str, _Slot] = {}
-        for path, rank in layout.ranks.items():
+        for path in inside:
             module, site = unet.get_submodule(path), sites[path]
+            rank = layout.ranks[path]
             self._slots[path] = slot = _Slot(module, site.in_dim, site.out_dim, rank, layout, weight.dtype)
             if self._hooked:
                 self._undo.append(module.register_forward_hook(functools.partial(self._add, slot)).remove)
@@ -270,6 +277,7 @@ class Mount:
         if self._hooked or layout.paths == "both":
             self._install_blocks()
         swaps = [(self._slots[path].module, "weight") for path in self._slots if self._merged]
+        swaps += [(unet.get_submodule(path), "weight") for path in self._outside.values()]
         for name in layout.weights:
             found = owner(backbone, name)
             if found is None:
@@ -338,7 +346,7 @@ class Mount:
             self.blend.fill_(share)
         names = [word.placeholder for word in words]
         owners, always = torch.zeros_like(self._owners), torch.zeros_like(self._always)
-        loads: dict[str, list[tuple[int, float, Tensor, Tensor]]] = {path: [] for path in self._slots}
+        loads: dict[str, list[tuple[int, float, Tensor, Tensor]]] = {path: [] for path in layout.ranks}
         for number, low in enumerate(lows if layout.paths != "hard" else ()):
             holders = _stands_for(low, edit)
             if layout.everywhere or not holders:
@@ -353,7 +361,7 @@ class Mount:
             slot.load(loads[path])
         self._batch = next((low.batch for low in lows if low.batch is not None), None)
         self._put_back()
-        self._load_weights(edit, scale)
+        self._load_weights(edit, scale, {path: loads[path] for path in self._outside.values()}, share)
         for reader in self._readers:
             reader.load(words)
         if not self._aside:
@@ -386,7 +394,7 @@ class Mount:
                 f"The edit does not fit into what is mounted ({', '.join(map(str, wrong))}); mount a layout "
                 "that holds it."
             )
-        sites = {site.path: site for site in self.backbone.sites}
+        sites = self._sites
         for low in lows if layout.paths != "hard" else ():
             for path, (down, up) in low.factors.items():
                 if (down.shape[-1], up.shape[-2]) != (sites[path].in_dim, sites[path].out_dim):
@@ -395,8 +403,11 @@ class Mount:
                         f"{sites[path].in_dim} to {sites[path].out_dim}; use the concept with its own base."
                     )
 
-    def _load_weights(self, edit: Edit, scale: float) -> None:
-        """The edit's parameters: whole weights first, low rank on top where it is merged."""
+    def _load_weights(
+        self, edit: Edit, scale: float, outside: Mapping[str, list[tuple[int, float, Tensor, Tensor]]], share: float
+    ) -> None:
+        """The edit's parameters: whole weights first, low rank on top where it is merged, which outside the attentions
+        it always is, at the blend's share."""
         given: dict[tuple[int, str], Tensor] = {}
         for whole in edit.of(WeightEdit):
             for name, value in whole.weights.items():
@@ -407,7 +418,12 @@ class Mount:
         slots = {id(slot.module): slot for slot in self._slots.values()} if self._merged else {}
         for number, (module, name, base, own) in enumerate(self._swapped):
             own_weight = given.get((id(module), name))
-            alive = own_weight is not None and own_weight.requires_grad
+            offsets = outside.get(self._outside.get(id(module), ""), []) if name == "weight" else []
+            alive = any(
+                t.requires_grad
+                for t in (own_weight, *(factor for *_, down, up in offsets for factor in (down, up)))
+                if t is not None
+            )
             with torch.set_grad_enabled(alive):
                 result: Tensor = base.detach()
                 if own_weight is not None:
@@ -415,6 +431,10 @@ class Mount:
                     result = own_weight if scale == 1 else result + scale * (own_weight - result)
                 if name == "weight" and id(module) in slots:
                     result = slots[id(module)].merged(result)
+                for _, factor, down, up in offsets:
+                    precise = torch.promote_types(result.dtype, torch.float32)
+                    down, up = down.to(result.device, precise), up.to(result.device, precise)
+                    result = (result.to(precise) + share * factor * (up @ down).view_as(result)).to(result.dtype)
             if alive:
                 self._swapped[number] = (module, name, base, result)
             elif own.requires_grad:  # the graph of the edit before

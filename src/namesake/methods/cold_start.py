@@ -4,7 +4,7 @@ It is the tuning stage of DATE (Arar et al., "Domain-Agnostic Tuning-Encoder for
 Models", 2023; section 3.4 and appendix B) begun from nothing. Deviations: no encoder predicts the word and the offsets,
 so the word begins as the hard word itself and the offsets at zero effect; the hard word is the class word or what the
 CLIP image encoder takes the picture for, and not the word nearest to a prediction; anchors are relative to the size of
-the word and of the weights, where the paper gives no form.
+the word and of the weights, where the paper gives no form; with `layers` offsets act outside the attentions too.
 """
 
 from collections.abc import Mapping
@@ -14,16 +14,17 @@ from typing import ClassVar
 from namesake.backbone import Backbone
 from namesake.edits import SecondPath
 from namesake.train.fit import Phase, TunedEdit, idle_offsets
-from namesake.train.tune import Method
+from namesake.train.tune import Method, sites_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStart(Method):
     """Settings of the method.
 
-    rank: of the offsets, on every attention projection; their alpha equals it. blend: the share of the new word's path,
-    when tuning and when drawing, 0..1 (DATE: 0.25); 1 leaves the hard path out. word_rate, offset_rate: first learning
-    rates (DATE: 2e-3). word_anchor, offset_anchor: see `TunedEdit`.
+    rank: of the offsets, on every attention projection; their alpha equals it. layers: they are on all other linear maps
+    and convolutions of the U-Net too, which a U-Net without attention on its finest level needs. blend: the share of
+    the new word's path, when tuning and when drawing, 0..1 (DATE: 0.25); 1 leaves the hard path out. word_rate,
+    offset_rate: first learning rates (DATE: 2e-3). word_anchor, offset_anchor: see `TunedEdit`.
     """
 
     name: ClassVar[str] = "cold start"
@@ -33,6 +34,7 @@ class ColdStart(Method):
     steps: int = 100
     context: bool = True
     rank: int = 4
+    layers: bool = False
     blend: float = 0.25
     word_rate: float = 2e-3
     offset_rate: float = 2e-3
@@ -41,7 +43,7 @@ class ColdStart(Method):
 
     def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
         paths = [SecondPath(class_word, self.blend) for class_word in words.values() if self.blend < 1]
-        edit = self.edit(backbone, words, idle_offsets(backbone.sites, self.rank, seed), *paths)
+        edit = self.edit(backbone, words, idle_offsets(sites_of(backbone, self.layers), self.rank, seed), *paths)
         return TunedEdit(edit, backbone, self.word_anchor, self.offset_anchor)
 
     def paced(self, steps: int) -> "ColdStart":

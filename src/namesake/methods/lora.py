@@ -16,15 +16,16 @@ from typing import ClassVar
 
 from namesake.backbone import Backbone
 from namesake.train.fit import Phase, TunedEdit
-from namesake.train.tune import Method, attention_lora
+from namesake.train.tune import Method, lora_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Method):
     """Settings of the method.
 
-    rank: of the offsets, 1..1024; their alpha equals it. rate: learning rate, which stays. rare_word: what stands
-    before the class, "" for nothing.
+    rank: of the offsets, 1..1024; their alpha equals it. layers: they are on all other linear maps and convolutions of
+    the U-Net too (peft: `target_modules="all-linear"` and the convolutions). rate: learning rate, which stays.
+    rare_word: what stands before the class, "" for nothing.
     """
 
     name: ClassVar[str] = "LoRA"
@@ -35,6 +36,7 @@ class Lora(Method):
     steps: int = 500
     batch: int = 1
     rank: int = 4
+    layers: bool = False
     rate: float = 1e-4
     rare_word: str = "sks"
 
@@ -42,7 +44,7 @@ class Lora(Method):
         return f"{self.rare_word} {class_word}".strip()
 
     def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
-        low = attention_lora(backbone, self.rank, seed)
+        low = lora_of(backbone, self.rank, seed, self.layers)
         return TunedEdit(self.edit(backbone, words, low), backbone, rows=0)
 
     @property

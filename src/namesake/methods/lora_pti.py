@@ -25,7 +25,7 @@ from torch import Tensor
 from namesake.backbone import Backbone
 from namesake.edits import Edit
 from namesake.train.fit import Phase, TunedEdit
-from namesake.train.tune import Method, attention_lora, word_norms
+from namesake.train.tune import Method, lora_of, word_norms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class LoraPti(Method):
 
     word_rate: of the word in phase 1. late_word_rate, rate: of the word and the offsets in phase 2. share: of the steps
     in phase 1, 0..1. latest: phase 2 draws timesteps below this share of the schedule. rank: of the offsets, 1..1024;
-    their alpha equals it.
+    their alpha equals it. layers: they are on all other linear maps and convolutions of the U-Net too.
     """
 
     name: ClassVar[str] = "LoRA-PTI"
@@ -43,6 +43,7 @@ class LoraPti(Method):
 
     steps: int = 2000
     rank: int = 4
+    layers: bool = False
     word_rate: float = 5e-4
     late_word_rate: float = 1e-4
     rate: float = 1e-4
@@ -50,7 +51,7 @@ class LoraPti(Method):
     latest: float = 0.8
 
     def start(self, backbone: Backbone, words: Mapping[str, str], seed: int = 0) -> TunedEdit:
-        edit = self.edit(backbone, words, attention_lora(backbone, self.rank, seed))
+        edit = self.edit(backbone, words, lora_of(backbone, self.rank, seed, self.layers))
         return PulledWords(edit, backbone, min(1.0, 100 * self.word_rate))
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.data.prompts import TEMPLATES
-from namesake.edits import Edit, LowRankEdit, Part, TokenEdit, about
+from namesake.edits import Edit, LowRankEdit, Part, Site, TokenEdit, about, layer_sites
 from namesake.edits.base import embedding
 from namesake.errors import Refusal
 from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe
@@ -139,12 +139,17 @@ def word_norms(backbone: Backbone) -> tuple[Float[Tensor, ""], ...]:
     return tuple(vectors.norm(dim=-1).mean() for vectors in real_vectors(backbone))
 
 
-def attention_lora(backbone: Backbone, rank: int, seed: int) -> LowRankEdit:
-    """Offsets of no effect on every attention projection, for every prompt: LoRA as peft has it.
+def sites_of(backbone: Backbone, layers: bool) -> tuple[Site, ...]:
+    """The attention projections, and with `layers` every other linear map and convolution of the U-Net too."""
+    return (*backbone.sites, *(layer_sites(backbone).values() if layers else ()))
+
+
+def lora_of(backbone: Backbone, rank: int, seed: int, layers: bool = False) -> LowRankEdit:
+    """Offsets of no effect on every attention projection, or on all `layers`, for every prompt: LoRA as peft has it.
 
     `down` is normal with standard deviation 1 / r (peft's "gaussian"), `up` zero, alpha = r.
     """
-    return replace(idle_offsets(backbone.sites, rank, seed, shrink=rank), words=())
+    return replace(idle_offsets(sites_of(backbone, layers), rank, seed, shrink=rank), words=())
 
 
 def variance_ratio(losses: list[float], window: int) -> float:
