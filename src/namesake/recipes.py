@@ -47,19 +47,19 @@ COLD_START = "cold-start"  # the method where no encoder is at hand
 # start: on tuning concepts 12 steps at ten times DATE's rates beat 200 at three times these, and blend 0.5 beat 0.25 and 1
 # (LOG.md). The others were not swept yet. Its tokenizer has no rare words: unknown letters were never learned, so a real word
 # that says little stands for one.
-_SHORT = {"steps": 100, "batch": 4}
+_SHORT = {"steps": 100, "batch": 4, "context": True}
 _LITTLE = {"rare_word": "thing"}
-_BOOTH = _SHORT | _LITTLE | {"prior": 32, "rate": 1e-4}
+_BOOTH = _SHORT | _LITTLE | {"prior": 16, "rate": 4e-4}
 PICTUREBOOK: dict[str, dict[str, Any]] = {
-    "cold-start": {"steps": 12, "blend": 0.5, "word_rate": 4e-2, "offset_rate": 2e-2},
-    "textual-inversion": {"steps": 200, "rate": 1e-2},
-    "textual-inversion-style": {"steps": 200, "rate": 1e-2},
-    "lora": _SHORT | _LITTLE | {"rate": 2e-3},
-    "lora-pti": {"steps": 200, "word_rate": 1e-2, "late_word_rate": 2e-3, "rate": 2e-3},
+    "cold-start": {"steps": 50, "layers": True, "blend": 1.0, "word_rate": 2e-2, "offset_rate": 1e-2},
+    "textual-inversion": _SHORT | {"rate": 1e-2},
+    "textual-inversion-style": _SHORT | {"rate": 1e-2},
+    "lora": _SHORT | _LITTLE | {"layers": True, "rate": 2e-3},
+    "lora-pti": _SHORT | {"layers": True, "word_rate": 1e-2, "late_word_rate": 2e-3, "rate": 2e-3},
     "dreambooth": _BOOTH,
     "dreambooth-text": _BOOTH | {"text_rate": 4e-5},
     "dreambooth-word": _BOOTH | {"word_rate": 5e-3},
-    "custom-diffusion": _SHORT | {"prior": 32, "rate": 1e-3, "word_rate": 5e-3, "modifiers": "thing toy picture"},
+    "custom-diffusion": _SHORT | {"prior": 16, "rate": 1e-3, "word_rate": 5e-3, "modifiers": "thing toy picture"},
 }
 
 # A place, a style, a thing worn, a second thing: what a concept must be able to enter.

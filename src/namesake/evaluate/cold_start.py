@@ -97,8 +97,10 @@ class Question:
 
 
 def chosen(split: str, world: World, count: int) -> list[Concept]:
-    """The concepts of a measurement: as many of each category as `count` gives, in the world's order."""
+    """The concepts of a measurement, in the world's order: of each category as many as `count` gives, of fewer concepts
+    than categories one of every so many, so that a small measurement does not see animals alone."""
     names = world.categories
+    names = tuple(names[i * len(names) // count] for i in range(count)) if 0 < count < len(names) else names
     return [concept(number_of(split, names[i % len(names)], i // len(names))) for i in range(count)]
 
 
