@@ -39,6 +39,7 @@ GROUPS = {
 }
 DRAWS = 10_000  # of the bootstrap
 STEPS = (0, 4, 8, 12, 25)
+TUNED = 12  # the paper's, where one point is compared
 BLEND = 0.25  # the paper's
 PACE = 25  # an encoder's step stands against so many of LoRA's (claim 7)
 LORA_STEPS = (50, 100, 200, 300, 500)
@@ -96,19 +97,19 @@ def claims(best: int = 300) -> tuple[Comparison, ...]:
     def others(what: str, *steps: int) -> tuple[Taught, ...]:
         return tuple(Taught(what, count) for count in steps)
 
-    twelve, full = encoder(12), others("full", 12)
+    tuned, full = encoder(TUNED), others("full", TUNED)
     paced = tuple(count for count in STEPS if count * PACE in LORA_STEPS)
     made = [
         Comparison(1, "the encoder above a cold start, 0 to 25 steps", encoder(*STEPS), others("cold start", *STEPS),
                    "likeness", True),
-        Comparison(1, "the same after 12 steps", twelve, others("cold start", 12), "likeness", True),
-        Comparison(2, "12 steps above none, drawn at blend 0.25", twelve, encoder(0), "likeness", True),
-        Comparison(2, "12 steps above none, drawn at blend 1", twelve, encoder(0, blend=1.0), "likeness", True),
+        Comparison(1, f"the same after {TUNED} steps", tuned, others("cold start", TUNED), "likeness", True),
+        Comparison(2, f"{TUNED} steps above none, drawn at blend 0.25", tuned, encoder(0), "likeness", True),
+        Comparison(2, f"{TUNED} steps above none, drawn at blend 1", tuned, encoder(0, blend=1.0), "likeness", True),
         Comparison(3, "two paths above one, 0 to 25 steps", encoder(*STEPS), encoder(*STEPS, blend=1.0), "prompt", True),
-        Comparison(3, "blends 0.25 and 0.5 above 1, 12 steps", (*twelve, *encoder(12, blend=0.5)),
-                   encoder(12, 12, blend=1.0), "prompt", True),
+        Comparison(3, f"blends 0.25 and 0.5 above 1, {TUNED} steps", (*tuned, *encoder(TUNED, blend=0.5)),
+                   encoder(TUNED, TUNED, blend=1.0), "prompt", True),
     ]  # fmt: skip
-    bare = others("no-hypernetwork", 12)
+    bare = others("no-hypernetwork", TUNED)
     for measure, more in (("prompt", True), ("likeness", True), ("norm", False), ("attention", False)):
         made.append(Comparison(4, "the hypernetwork against none", full, bare, measure, more))
     for what, measure, more in (
@@ -118,26 +119,26 @@ def claims(best: int = 300) -> tuple[Comparison, ...]:
         ("nearest", "likeness", True),
     ):
         told = {"none": "no regulariser", "norm": "L2 alone", "nearest": "the cosine to the nearest word"}[what]
-        made.append(Comparison(5, f"the contrastive loss against {told}", full, others(what, 12), measure, more))
+        made.append(Comparison(5, f"the contrastive loss against {told}", full, others(what, TUNED), measure, more))
     for group in ("near", "far"):
-        cold = others("cold start", 12)
-        made.append(Comparison(6, f"the encoder above a cold start, held out {group}", twelve, cold, "likeness", True,
+        cold = others("cold start", TUNED)
+        made.append(Comparison(6, f"the encoder above a cold start, held out {group}", tuned, cold, "likeness", True,
                                group))  # fmt: skip
     for group in ("near", "far"):
-        made.append(Comparison(6, f"gain over the class word, seen above held out {group}", twelve, twelve, "likeness",
+        made.append(Comparison(6, f"gain over the class word, seen above held out {group}", tuned, tuned, "likeness",
                                True, "seen", group))  # fmt: skip
     for what in ("four", "sixteen"):
-        made.append(Comparison(6, f"an encoder of all categories above one of {what}, held out", full, others(what, 12),
+        made.append(Comparison(6, f"an encoder of all categories above one of {what}, held out", full, others(what, TUNED),
                                "likeness", True, "held out"))  # fmt: skip
     slow = others("LoRA", *(count * PACE for count in paced))
     for says, a, b in (
         (f"{' '.join(map(str, paced))} steps against LoRA's {PACE} times as many", encoder(*paced), slow),
-        ("12 steps against LoRA's best", twelve, others("LoRA", best)),
+        (f"{TUNED} steps against LoRA's best", tuned, others("LoRA", best)),
     ):
         for measure, more in (("likeness", True), ("prompt", True), ("place copied", False), ("pose copied", False)):
             made.append(Comparison(7, says, a, b, measure, more))
-    says = f"{PACE} times the seconds of 12 steps against LoRA's best"
-    made.append(Comparison(7, says, twelve, others("LoRA", best), "seconds", False, times=PACE))
+    says = f"{PACE} times the seconds of {TUNED} steps against LoRA's best"
+    made.append(Comparison(7, says, tuned, others("LoRA", best), "seconds", False, times=PACE))
     return tuple(made)
 
 
