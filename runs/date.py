@@ -39,6 +39,7 @@ from namesake.evaluate.cold_start import WORD, Arm, by_concept, measure, referen
 from namesake.generate import generate
 from namesake.methods import date
 from namesake.methods.date import Date, DateEncoder, Tuning
+from namesake.methods.lora import Lora
 from namesake.picturebook.check import into_page
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.dataset import draw_ahead
@@ -115,7 +116,7 @@ class Bench:
             word = self.hard(picture) if read else category
             if taught.what == "LoRA":
                 return self.lora(picture, word, pace, taught.steps)
-            told = {"word": WORD, "class_word": word, "steps": taught.steps}
+            told: dict[str, Any] = {"word": WORD, "class_word": word, "steps": taught.steps}
             if taught.what == "cold start":
                 return tune.personalize(backbone, method_of(COLD_START, "picturebook"), picture, **told)
             settings = replace(Tuning(), blend=taught.blend)
@@ -174,9 +175,11 @@ class Bench:
         return claims.joined([[part] for part in parts])[0]
 
 
-def _lora(rate: float) -> tune.Method:
+def _lora(rate: float) -> Lora:
     """The recipe's LoRA with the batch of DATE's tuning, since seconds are compared."""
-    return replace(method_of("lora", "picturebook"), batch=Tuning().batch, **{"rate": rate})
+    usual = method_of("lora", "picturebook")
+    assert isinstance(usual, Lora)
+    return replace(usual, batch=Tuning().batch, rate=rate)
 
 
 def _digest(path: Path) -> str:

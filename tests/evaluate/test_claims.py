@@ -77,6 +77,8 @@ def test_every_claim_has_comparisons_and_every_arm_is_measured_once():
         *((steps, blend) for steps in (0, 4, 8, 12, 25) for blend in (0.25, 1.0)),
         (12, 0.5),
     }
+    assert {arm.steps for arm in arms if arm.what == "LoRA"} == {50, 100, 200, 300, 500}
+    assert not any(arm.what == "LoRA" for arm in arms_of([one for one in made if one.claim != 7]))
     slow = [one for one in made if one.claim == 7 and one.b[-1].steps == 300]
     assert [(a.steps, b.steps) for a, b in zip(slow[0].a, slow[0].b, strict=True)] == [(4, 100), (8, 200), (12, 300)]
     assert Taught("LoRA", 200) in made[-1].b
@@ -169,6 +171,10 @@ def test_groups_of_concepts_are_compared_by_their_gain_over_the_class_word():
     assert difference(results, one) == pytest.approx((0.7, 0.7, 0.7))
     assert difference(results, replace(one, other="far"))[0] == pytest.approx(0.8)
     assert difference(results, replace(one, a=(A,), b=(A,), among="held out", other="")) == (0.0, 0.0, 0.0)
+    told = claims.claims_table({"given": results}, [one])
+    assert told.splitlines()[-1] == "| 6 | seen above near | likeness, more | +0.700 (+0.700 to +0.700): holds |"
+    told = claims.claims_table({"given": results[:2]}, [one])  # no concept is near
+    assert told.endswith("| likeness, more | not measured |")
     mean, low, high = apart(np.array([1.0, 3.0]), np.array([0.0, 0.0]))
     assert (mean, low, high) == (2.0, 1.0, 3.0)
     assert np.isnan(apart(np.array([1.0]), np.array([]))[0])

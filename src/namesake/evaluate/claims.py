@@ -143,8 +143,13 @@ def claims(best: int = 300) -> tuple[Comparison, ...]:
 
 
 def arms_of(comparisons: Sequence[Comparison]) -> tuple[Taught, ...]:
-    """What must be measured for some comparisons: every arm once, those of one kind together, by steps."""
+    """What must be measured for some comparisons: every arm once, those of one kind together, by steps.
+
+    Where LoRA is compared, all of its lengths are shown: its likeness, agreement and copying have a course of their own.
+    """
     found = {arm for one in comparisons for arm in (*one.a, *one.b)}
+    if any(arm.what == "LoRA" for arm in found):
+        found |= {Taught("LoRA", steps) for steps in LORA_STEPS}
     return tuple(sorted(found, key=lambda arm: (arm.what, arm.blend, arm.steps)))
 
 
@@ -362,7 +367,9 @@ def claims_table(results: Mapping[str, Sequence[Mapping[str, Any]]], comparisons
         cells = [str(one["claim"]), one["says"], f"{one['measure']}, {one['expected']}"]
         for way in results:
             told = one[way]
-            cells.append(f"{told['mean']:+.3f} ({told['low']:+.3f} to {told['high']:+.3f}): {told['verdict']}")
+            known = not np.isnan(told["low"])
+            numbers = f"{told['mean']:+.3f} ({told['low']:+.3f} to {told['high']:+.3f}): " if known else ""
+            cells.append(numbers + told["verdict"])
         rows.append(cells)
     return _table(["claim", "compared", "expected", *(f"class word {way}" for way in results)], rows)
 
