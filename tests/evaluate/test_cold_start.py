@@ -189,7 +189,7 @@ def test_the_interval_is_that_of_the_mean():
 def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     calls = []
 
-    def once(backbone, judge, arms, made, world, split, *, seeds, steps):
+    def once(backbone, judge, arms, made, world, split, **_):
         calls.append(made.number)
         figures = {**result([0.5] * 8, [1] * 8, [None] * 8), "prompts": list(KINDS), "description": "a cat"}
         picture = np.zeros((64, 64, 3), np.uint8)

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,9 @@ KINDS = (
 
 Arm = Callable[["Backbone", UInt8[Tensor, "1 H W 3"], str], "Edit"]
 """Makes an edit with the word `WORD` of a reference picture and the class word."""
+Note = Callable[["Backbone", "Edit", UInt8[Tensor, "1 H W 3"], Concept], Mapping[str, Any]]
+"""What to keep of an arm's edit beside its figures, in values that JSON can hold: of a model, an edit, the reference
+picture and the concept."""
 
 
 @dataclass(frozen=True)
@@ -278,6 +282,13 @@ class Ruler:
         }
 
 
+@lru_cache(maxsize=1)
+def ruler_of(judge: Judge, made: Concept, world: World, split: str) -> Ruler:
+    """The ruler of a concept, with its own questions. The last one is kept: its gallery is 400 drawings, so arms that
+    are measured one by one would pay more for it than for their own pictures."""
+    return Ruler(judge, made, world, split, questions(made, world, split))
+
+
 def measure_concept(
     backbone: "Backbone",
     judge: Judge,
@@ -288,16 +299,18 @@ def measure_concept(
     *,
     seeds: int = 2,
     steps: int = 15,
+    bounds: bool = True,
+    note: Note | None = None,
 ) -> tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "Q H W 3"]], UInt8[np.ndarray, "H W 3"]]:
-    """All arms and bounds of one concept.
+    """All arms of one concept, and the bounds where they are wanted; `note` says what to keep of each arm's edit.
 
     Returns the figures, the first seed's pictures of each arm, and the reference.
     """
     from namesake.generate import generate
 
-    asked = questions(made, world, split)
     reference = draw(made, reference_of(made, world)).picture
-    ruler = Ruler(judge, made, world, split, asked)
+    ruler = ruler_of(judge, made, world, split)
+    asked = ruler.asked
     which = [place for place in range(len(asked)) for _ in range(seeds)]
     once = list(range(len(asked)))
     rng = np.random.default_rng([made.number, 0xF11])
@@ -305,6 +318,7 @@ def measure_concept(
     results: dict[str, Any] = {}
     shown: dict[str, UInt8[np.ndarray, "Q H W 3"]] = {}
     seconds: dict[str, float] = {}
+    notes: dict[str, Any] = {}
 
     def judged(name: str, pictures: np.ndarray, places: list[int]) -> None:
         results[name] = ruler.measure(torch.from_numpy(pictures), places)
@@ -316,16 +330,19 @@ def measure_concept(
             drawn = generate(backbone, prompts, edit, count=seeds, seed=made.number % 2**31, steps=steps)
         judged(name, np.stack([one.pixels for one in drawn]), which)
 
-    judged(
-        "truth through the autoencoder", backbone.decode(backbone.encode(torch.from_numpy(ruler.drawn))).numpy(), once
-    )
-    judged("copy of the reference", np.stack([reference] * len(asked)), once)
-    generated("class word", [question.about(made.category) for question in asked], None)
-    generated("fullest description", [question.about(fullest) for question in asked], None)
+    if bounds:
+        through = backbone.decode(backbone.encode(torch.from_numpy(ruler.drawn)))
+        judged("truth through the autoencoder", through.numpy(), once)
+        judged("copy of the reference", np.stack([reference] * len(asked)), once)
+        generated("class word", [question.about(made.category) for question in asked], None)
+        generated("fullest description", [question.about(fullest) for question in asked], None)
+    picture = torch.from_numpy(reference)[None]
     for name, arm in arms.items():
         begun = time.perf_counter()
-        edit = arm(backbone, torch.from_numpy(reference)[None], made.category)
+        edit = arm(backbone, picture, made.category)
         seconds[name] = round(time.perf_counter() - begun, 2)
+        if note is not None:
+            notes[name] = dict(note(backbone, edit, picture, made))
         generated(name, [question.prompt(WORD) for question in asked], edit)
     figures = {
         "concept": made.number,
@@ -334,6 +351,7 @@ def measure_concept(
         "prompts": [question.prompt(WORD) for question in asked],
         "seeds": seeds,
         "seconds": seconds,
+        "notes": notes,
         "arms": results,
     }
     return figures, shown, reference
@@ -346,15 +364,18 @@ def measure(
     folder: Path,
     world: World,
     *,
-    concepts: int = 24,
+    concepts: int | Sequence[Concept] = 24,
     split: str = "reporting",
     seeds: int = 2,
     steps: int = 15,
+    bounds: bool = True,
+    note: Note | None = None,
     settings: Mapping[str, Any] | None = None,
     part: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure arms on some concepts; each concept's figures and sheet are written as soon as they are known.
+    """Measure arms on some concepts (so many of all categories, or these); each concept's figures and sheet are written
+    as soon as they are known.
 
     A concept whose file is there already, of the same model, arms and settings, is not measured again; `settings` are
     whatever the arms were made with, in values that JSON can hold. `part` (k, n) takes every n-th concept from the k-th
@@ -368,13 +389,13 @@ def measure(
     key = mark.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     results = []
-    made = chosen(split, world, concepts)[part[0] :: part[1]]
+    made = (chosen(split, world, concepts) if isinstance(concepts, int) else list(concepts))[part[0] :: part[1]]
     for place, one in enumerate(made):
         path = folder / f"{one.number}.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         if known.get("key") != key:
             known, shown, reference = measure_concept(
-                backbone, judge, arms, one, world, split, seeds=seeds, steps=steps
+                backbone, judge, arms, one, world, split, seeds=seeds, steps=steps, bounds=bounds, note=note
             )
             known["key"] = key
             rows: list[list[Any]] = [[reference if n == 0 else None, *shown[name]] for n, name in enumerate(shown)]

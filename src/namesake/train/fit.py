@@ -264,6 +264,7 @@ def fit(
     snr_gamma: float = 0.0,
     progress: Callable[[int, int], object] | None = None,
     strip: Callable[[int, Edit], object] | None = None,
+    strip_at: Sequence[int] | None = None,
     stop: Callable[[int, Mapping[str, float]], bool] | None = None,
 ) -> Edit:
     """Train a module and return its edit: on the CPU, without a graph.
@@ -285,6 +286,7 @@ def fit(
         progress: called with (steps done, steps in all).
         strip: called with (steps done, edit) after 0, 1, 2, 4, 8, ... steps and at the end; the model is free then, so
             it may draw with the edit.
+        strip_at: steps after which `strip` is called, in the place of these; at the end it is called in any case.
         stop: called after every step with (steps done, figures: "loss", "penalty", "norm" of the gradient before
             clipping); True ends the run.
 
@@ -303,7 +305,7 @@ def fit(
     half = backbone.dtype if backbone.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     cuda = backbone.device.type == "cuda"
     scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
-    due = strip_steps(steps) if strip is not None else []
+    due = [] if strip is None else strip_steps(steps) if strip_at is None else strip_at
     losses: list[float] = []
     mounted: Mount | None = None
     phase, ended, done, fresh = -1, "", 0, True

@@ -283,6 +283,7 @@ def learn(
     dvar: Dvar | None = None,
     progress: Callable[[int, int], object] | None = None,
     strip: Callable[[int, Edit], object] | None = None,
+    strip_at: Sequence[int] | None = None,
 ) -> Edit:
     """Teach a model the words of one concept, or of several in one run, each step seeing all of them.
 
@@ -293,7 +294,7 @@ def learn(
         steps: by default the method's.
         seed: of everything random.
         dvar: ends the run when the loss has settled.
-        progress, strip: see `fit`.
+        progress, strip, strip_at: see `fit`.
 
     Raises:
         Refusal: no picture, a word that is malformed, taken or given twice, a class of no or too many tokens, masks or
@@ -346,6 +347,7 @@ def learn(
         snr_gamma=method.snr_gamma,
         progress=progress,
         strip=strip,
+        strip_at=strip_at,
         stop=None if dvar is None else dvar.rule(backbone, frozen, seed, method.snr_gamma),
     )
     beside = "; ".join(one.strip(" ,") for one in said)

@@ -1,0 +1,365 @@
+"""The claims: what is compared with what, the statistics that decide, and the whole of it once, small."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from minis import image_encoder
+
+from namesake.backbone import Backbone
+from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about
+from namesake.errors import Refusal
+from namesake.evaluate import claims, cold_start
+from namesake.evaluate.claims import (
+    BASE,
+    TRUTH,
+    Comparison,
+    Taught,
+    apart,
+    arms_of,
+    attention_share,
+    difference,
+    gap,
+    group_of,
+    joined,
+    note,
+    pick,
+    share,
+    spread,
+    verdict,
+)
+from namesake.evaluate.cold_start import WORD, chosen, interval
+from namesake.picturebook import dataset
+from namesake.picturebook.judge import Judge, _network
+from namesake.picturebook.scene import SMALL_WORLD
+from namesake.train.pretrain import Plan
+from namesake.train.tune import word_vectors
+
+A, B, C, D = (Taught("encoder", 12), Taught("cold start", 12), Taught("encoder", 4), Taught("cold start", 4))
+
+
+def rows(values, categories=None):
+    """Results with a likeness for each picture of some arms: {arm: [concepts, pictures]}."""
+    count = len(next(iter(values.values())))
+    categories = categories or ["cat"] * count
+    return [
+        {
+            "concept": place,
+            "category": categories[place],
+            "arms": {name: {"likeness": list(own[place]), "agrees": {}, "copied": {}} for name, own in values.items()},
+            "seconds": {name: 2.0 for name in values if name not in (BASE, TRUTH)},
+            "notes": {},
+        }
+        for place in range(count)
+    ]
+
+
+def compared(**options):
+    return Comparison(1, "a above b", (A,), (B,), **{"measure": "likeness", "more": True, **options})
+
+
+# What is claimed
+
+
+def test_every_claim_has_comparisons_and_every_arm_is_measured_once():
+    made = claims.claims(best=200)
+    assert {one.claim for one in made} == {1, 2, 3, 4, 5, 6, 7}
+    arms = arms_of(made)
+    assert len(arms) == len(set(arms)) == len({arm.name for arm in arms})
+    assert {arm.what for arm in arms} == {
+        *("encoder", "cold start", "LoRA", "full", "no-hypernetwork", "nearest", "norm", "none", "four", "sixteen")
+    }
+    assert {(arm.steps, arm.blend) for arm in arms if arm.what == "encoder"} == {
+        *((steps, blend) for steps in (0, 4, 8, 12, 25) for blend in (0.25, 1.0)),
+        (12, 0.5),
+    }
+    assert {arm.steps for arm in arms if arm.what == "LoRA"} == {50, 100, 200, 300, 500}
+    assert not any(arm.what == "LoRA" for arm in arms_of([one for one in made if one.claim != 7]))
+    slow = [one for one in made if one.claim == 7 and one.b[-1].steps == 300]
+    assert [(a.steps, b.steps) for a, b in zip(slow[0].a, slow[0].b, strict=True)] == [(4, 100), (8, 200), (12, 300)]
+    assert Taught("LoRA", 200) in made[-1].b
+    with pytest.raises(Refusal, match="pair them"):
+        replace(compared(), b=(B, D))
+
+
+def test_half_of_the_concepts_are_of_held_out_categories():
+    made = pick(SMALL_WORLD, "reporting", 32)
+    groups = [group_of(one.category) for one in made]
+    assert [groups.count(group) for group in ("seen", "near", "far")] == [16, 8, 8]
+    assert len({one.number for one in made}) == 32
+    assert {one.category for one in made if group_of(one.category) == "near"} == {"dog", "boat", "castle", "boot"}
+
+
+def test_a_smaller_world_holds_seen_categories_of_several_families():
+    assert [group_of(name) for name in spread(SMALL_WORLD, 16).categories] == ["seen"] * 16
+    four = spread(SMALL_WORLD, 4).categories
+    assert len(set(four)) == 4
+    assert len({chosen("tuning", replace(SMALL_WORLD, categories=(n,)), 1)[0].kind.family for n in four}) == 4
+    assert spread(SMALL_WORLD, 0) == dataset.seen(SMALL_WORLD)
+
+
+# The statistics
+
+
+def test_the_interval_of_a_worked_case():
+    """Four concepts of which one differs, by 4. Drawn four times, it comes k times with the binomial chances 32, 42, 21,
+    4.7 and 0.4 %, and the mean is then k: so 2.5 % of the draws lie at 0 and 97.5 % up to 3."""
+    results = rows({A.name: [[1.0, 1.0]] * 3 + [[4.0, 6.0]], B.name: [[1.0, 1.0]] * 4})
+    assert difference(results, compared()) == (1.0, 0.0, 3.0)
+    assert difference(results, compared(times=10))[0] == pytest.approx(19)  # (3 * 10 + 50) / 4 - 1
+
+
+def test_a_claim_holds_only_in_the_direction_written_down():
+    better = rows({A.name: [[0.6], [0.7], [0.8]], B.name: [[0.5], [0.5], [0.5]]})
+    mixed = rows({A.name: [[0.6], [0.4], [0.5]], B.name: [[0.5], [0.5], [0.5]]})
+    for results, more, expected in (
+        (better, True, "holds"),
+        (better, False, "the opposite"),
+        (mixed, True, "open"),
+        (mixed, False, "open"),
+    ):
+        assert verdict(*difference(results, compared())[1:], more) == expected
+    assert verdict(0.0, 0.4, True) == "open"  # an interval that touches zero does not exclude it
+    assert verdict(-0.4, -0.1, False) == "holds"
+    assert verdict(float("nan"), float("nan"), True) == "not measured"
+
+
+def test_pictures_of_one_concept_are_no_independent_witnesses():
+    """Sixteen pictures of a concept that agree with each other weigh as one."""
+    own = np.array([-0.2, -0.1, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3])[:, None]
+    pictures = own + np.random.default_rng(0).normal(0, 0.01, (8, 16))
+    results = rows({A.name: pictures, B.name: np.zeros((8, 16))})
+    mean, low, high = difference(results, compared())
+    alone = interval(pictures.ravel())
+    assert mean == pytest.approx(alone[0])
+    assert high - low > 3 * (alone[2] - alone[1])  # the root of 16 is 4
+    assert (verdict(*alone[1:], True), verdict(low, high, True)) == ("holds", "open")
+
+
+def test_pairing_takes_what_both_arms_share_out_of_the_interval():
+    chance = np.random.default_rng(1)
+    level = chance.normal(0, 1, (12, 1))
+    results = rows({A.name: level + 0.1 + chance.normal(0, 0.02, (12, 4)), B.name: level})
+    mean, low, high = difference(results, compared())
+    assert high - low < 0.05
+    assert 0 < low < mean < high
+
+
+def test_a_curve_is_the_mean_of_its_paired_points():
+    values = {
+        A.name: np.array([1.0, 2.0, np.nan]),
+        B.name: np.array([0.0, np.nan, np.nan]),
+        C.name: np.array([5.0, 5.0, 1.0]),
+        D.name: np.array([2.0, 4.0, np.nan]),
+    }
+    found = gap(values, (A, C), (B, D))
+    assert found[:2].tolist() == [2.0, 1.0]  # (1 + 3) / 2; the pair that lacks a point leaves 5 - 4
+    assert np.isnan(found[2])
+    assert gap(values, (A, C), (D, B))[0] == 2.0  # the mean of the differences is that of the means
+    assert gap(values, (A, C), (D, B))[1] == -2.0  # but a lacking point takes its partner with it
+    assert gap(values, (A,), (D,), times=10).tolist()[:2] == [8.0, 16.0]
+
+
+def test_groups_of_concepts_are_compared_by_their_gain_over_the_class_word():
+    categories = ["cat", "bird", "dog", "boat", "apple"]
+    results = rows({A.name: [[0.9], [0.9], [0.5], [0.5], [0.0]], BASE: [[0.1], [0.1], [0.4], [0.4], [0.0]]}, categories)
+    one = Comparison(6, "seen above near", (A,), (A,), "likeness", True, "seen", "near")
+    assert difference(results, one) == pytest.approx((0.7, 0.7, 0.7))
+    assert difference(results, replace(one, other="far"))[0] == pytest.approx(0.8)
+    assert difference(results, replace(one, a=(A,), b=(A,), among="held out", other="")) == (0.0, 0.0, 0.0)
+    told = claims.claims_table({"given": results}, [one])
+    assert told.splitlines()[-1] == "| 6 | seen above near | likeness, more | +0.700 (+0.700 to +0.700): holds |"
+    told = claims.claims_table({"given": results[:2]}, [one])  # no concept is near
+    assert told.endswith("| likeness, more | not measured |")
+    mean, low, high = apart(np.array([1.0, 3.0]), np.array([0.0, 0.0]))
+    assert (mean, low, high) == (2.0, 1.0, 3.0)
+    assert np.isnan(apart(np.array([1.0]), np.array([]))[0])
+
+
+def test_the_way_from_the_base_to_the_truth():
+    values = {A.name: np.array([0.3, 0.5]), BASE: np.array([0.1, 0.3]), TRUTH: np.array([0.9, 0.7])}
+    assert share(values, A.name)[0] == pytest.approx(0.2 / 0.6)  # of means: 0.4 / 1.2
+    assert share(values, BASE) == (0.0, 0.0, 0.0)
+    assert share(values, TRUTH) == (1.0, 1.0, 1.0)
+    assert share(values, A.name)[1:] == pytest.approx((0.25, 0.5))  # all draws of the one concept, or of the other
+    values[TRUTH] = np.array([0.9, 0.1])  # a truth that is not clearly above the base tells nothing
+    assert np.isnan(share(values, A.name)[0])
+
+
+def test_arms_are_joined_concept_by_concept():
+    one, other = rows({A.name: [[0.1], [0.2]]}), rows({B.name: [[0.3], [0.4]]})
+    one[0]["notes"] = {A.name: {"seconds": 5.0}}
+    whole = joined([one, other])
+    assert [list(row["arms"]) for row in whole] == [[A.name, B.name]] * 2
+    assert whole[0]["seconds"] == {A.name: 5.0, B.name: 2.0}  # what the edit says of itself is believed
+    assert claims.figures(whole, "seconds")[A.name].tolist() == [5.0, 2.0]
+    with pytest.raises(Refusal, match="different concepts"):
+        joined([one, other[::-1]])
+
+
+# The words
+
+
+@pytest.fixture(scope="module")
+def backbone(sd15):
+    backbone = Backbone.load(sd15, device="cpu")
+    backbone.pipeline.register_modules(image_encoder=image_encoder(32, 50).eval().requires_grad_(False))
+    backbone.unet.register_to_config(sample_size=8)  # 64 pixels, as the drawings have
+    return backbone
+
+
+def test_the_share_of_attention_is_that_of_the_words_tokens(backbone):
+    """With keys of nothing every token gets as much; a word of two vectors gets two shares."""
+    picture = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def edit(count, *parts):
+        token = TokenEdit(WORD, (word_vectors(backbone, "cat")[0].expand(count, -1),))
+        return Edit((token, *parts), about(backbone, "test", "cat"))
+
+    silent = {
+        site.path: (torch.eye(site.in_dim), -backbone.unet.get_submodule(site.path).weight.detach())
+        for site in backbone.sites
+        if site.role == "cross key"
+    }
+    rank = max(down.shape[0] for down, _ in silent.values())
+    assert all(down.shape[0] == rank for down, _ in silent.values())
+    low = LowRankEdit(silent, float(rank))
+    assert attention_share(backbone, edit(1, low), picture) == pytest.approx(1 / 77, rel=1e-4)
+    assert attention_share(backbone, edit(2, low, SecondPath("dog")), picture) == pytest.approx(2 / 77, rel=1e-4)
+    plain = attention_share(backbone, edit(1), picture)
+    assert 0 < plain < 1
+    assert plain != pytest.approx(1 / 77, rel=1e-3)
+    made = chosen("tuning", SMALL_WORLD, 1)[0]
+    told = note(backbone, edit(1, SecondPath("cat")), picture, made)
+    assert made.category == told["hard word"] == told["nearest"][0] == "cat"
+    assert told["right"] is True
+    assert note(backbone, Edit(edit(1).parts, about(backbone, "test", "dog")), picture, made)["right"] is False
+
+
+# The whole
+
+
+class Pool:
+    """The pool of workers, in this process."""
+
+    def __init__(self, max_workers=None): ...
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def map(self, function, jobs):
+        return map(function, jobs)
+
+
+@pytest.fixture(scope="module")
+def run():
+    path = Path(__file__).parents[2] / "runs" / "date.py"
+    spec = importlib.util.spec_from_file_location("runs_date", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monkeypatch):
+    """On a model, a judge and encoders of random weights: two ablations are trained, LoRA's settings chosen, one concept
+    measured, and the same command again only reads."""
+    recipe = run.pretrain_recipes()["picturebook"]
+    small = replace(recipe.encoder, width=32, blocks=0, layers=1, rank=1)
+    small = replace(recipe, encoder=small, plan=Plan(9, batch=2, warmup=1, average=0.9))
+    monkeypatch.setattr(run, "pretrain_recipes", lambda: {"picturebook": small})
+    monkeypatch.setattr(dataset, "ProcessPoolExecutor", Pool)
+    torch.manual_seed(0)
+    judge = Judge(_network(SMALL_WORLD), SMALL_WORLD)
+    monkeypatch.setattr(run.Judge, "load", lambda *_: judge)
+    monkeypatch.setattr(run.Backbone, "load", lambda model: backbone)
+    monkeypatch.setattr(cold_start, "GALLERY", 3)
+    monkeypatch.setattr(run, "DRAWINGS", 4)
+    monkeypatch.setattr(run, "RATES", (1e-3, 2e-3))
+    monkeypatch.setattr(run, "LORA_STEPS", (2,))
+    monkeypatch.setattr(claims, "LORA_STEPS", (2,))
+    monkeypatch.setattr(claims, "STEPS", (0, 1))
+    monkeypatch.setattr(claims, "PACE", 2)
+    monkeypatch.setattr(claims, "TUNED", 1)
+    (tmp_path / "world.json").write_text(
+        json.dumps({"categories": ["cat", "house", "dog", "apple"], "places": SMALL_WORLD.places})
+    )
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n<!-- bars -->\n<!-- /bars -->\nAfter.\n")
+
+    def main(**options):
+        usual = {"encoder": None, "claim": "4,7", "part": "0/1", "cost_only": False, "trained": "", "samples": 4}
+        fixed = {"out": tmp_path / "out", "model": str(tmp_path), "seeds": 1, "draw_steps": 1, "concepts": 1}
+        run.main(**{**usual, **fixed, **options})
+
+    with pytest.raises(Refusal, match="not chosen yet"):
+        main()
+    main(split="tuning")
+    choice = json.loads((tmp_path / "out" / "choice.json").read_text())
+    assert choice["rate"] in (1e-3, 2e-3)
+    assert choice["likeness"][f"rate {choice['rate']:g}, {choice['steps']} steps"] == max(choice["likeness"].values())
+    with pytest.raises(Refusal, match="no encoder 'all'"):
+        main(trained="all")
+    main(trained="full,no-hypernetwork")
+    path = run.train("full", backbone, SMALL_WORLD, tmp_path / "out")  # there already
+    told = run.date.read_note(path)
+    assert told["trained"] == {"ablation": "full", "samples": 4, "categories": ["cat", "house"]}
+    assert told["settings"]["rank"] == 1
+    with pytest.raises(Refusal, match="No encoder was named"):
+        main(claim="1")
+    main(encoder=path, docs=page)
+    text = page.read_text()
+    assert "| claim | compared | expected | class word given | class word read |" in text
+    assert "| 4 | the hypernetwork against none | norm, less |" in text
+    assert "| LoRA, 2 steps |" in text
+    assert "| no-hypernetwork |" in text
+    assert text.startswith("Before.")
+    assert text.endswith("After.\n")
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "reporting").rglob("*.json")}
+    assert {file.parent.name for file in files} == {
+        "bounds", "encoder, 1 steps", "full, 1 steps", "no-hypernetwork, 1 steps", "LoRA, 2 steps"
+    }  # fmt: skip
+    page.write_text("<!-- bars -->\n<!-- /bars -->\n")
+    main(encoder=path, docs=page)
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "reporting").rglob("*.json")} == files
+    assert page.read_text().strip().splitlines()[1:-1] == text.strip().splitlines()[2:-2]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {one["claim"] for one in summary["claims"]} == {4, 7}
+
+
+def test_one_run_of_lora_serves_all_its_lengths(run, backbone, tmp_path):
+    """Its edit after two of three steps is that of a run of two."""
+    judge = Judge(_network(SMALL_WORLD), SMALL_WORLD)
+    bench = run.Bench(backbone, judge, SMALL_WORLD, tmp_path, None, 1, 1, {"rate": 1e-2}, needed=(2, 3))
+    picture = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    arm = bench.arm(Taught("LoRA", 2))
+    edit = arm(backbone, picture, "cat")
+    longer = bench.arm(Taught("LoRA", 3))(backbone, picture, "cat")
+    alone = run.tune.personalize(backbone, run._lora(1e-2), picture, word=WORD, class_word="cat", steps=2)
+    for path, (down, up) in alone.of(LowRankEdit)[0].factors.items():
+        ours = edit.of(LowRankEdit)[0].factors[path]
+        assert torch.equal(ours[0], down)
+        assert torch.equal(ours[1], up)
+        assert not torch.equal(longer.of(LowRankEdit)[0].factors[path][1], up)
+    assert 0 < edit.about.settings["seconds"] <= longer.about.settings["seconds"]
+    assert arm(backbone, picture, "cat") is edit
+    assert arm(backbone, picture, "dog").about.class_word == "dog"
+
+
+def test_the_cost_counts_what_is_missing(run, backbone, tmp_path):
+    bench = run.Bench(backbone, Judge(_network(SMALL_WORLD), SMALL_WORLD), SMALL_WORLD, tmp_path, None, 1, 1, {})
+    arms = arms_of([compared()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cold_start, "GALLERY", 2)
+        told = run.cost(bench, arms, pick(SMALL_WORLD, "tuning", 4), "tuning", ["full", "none"])
+    lines = told.splitlines()
+    assert "2 encoders x 40,000 samples" in lines[0]
+    assert "8 x 24 steps" in lines[1]  # two ways, four concepts; 12 steps of either arm
+    assert "8 x 2 arms" in lines[2]
+    hours = [float(line.split()[-2]) for line in lines]
+    assert hours[-1] == pytest.approx(sum(hours[:-1]), abs=0.03)
