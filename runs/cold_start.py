@@ -53,7 +53,7 @@ def main(
 
     field, _, values = vary.partition("=")
     usual = method_of(COLD_START, "picturebook")
-    settings = {"": usual, ", one path": replace(usual, blend=1.0)}
+    settings = {"": usual, ", dual path": replace(usual, blend=0.5)}
     if vary:
         kind = type(getattr(usual, field))
         settings = {f", {field} {value}": replace(usual, **{field: kind(value)}) for value in values.split(",")}

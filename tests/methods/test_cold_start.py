@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from namesake.backbone import Backbone
-from namesake.edits import LowRankEdit, SecondPath, TokenEdit
+from namesake.edits import LowRankEdit, SecondPath, TokenEdit, layer_sites
 from namesake.errors import Refusal
 from namesake.generate import generate
 from namesake.methods.cold_start import ColdStart
@@ -39,6 +39,25 @@ def test_steps_change_what_is_drawn_and_the_edit_says_how_it_was_made(backbone, 
     assert (new[0].pixels != old[0].pixels).any()
     plain = personalize(backbone, ColdStart(blend=1.0), pictures, class_word="cat", steps=0)
     assert not plain.of(SecondPath)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
+def test_offsets_on_all_layers_start_at_nothing_and_learn(minis, kind, pictures):
+    backbone = Backbone.load(minis[kind], device="cpu")
+    method = ColdStart(layers=True, offset_rate=1e-2)
+    told = {"word": "<my-cat>", "class_word": "cat"}
+    still = personalize(backbone, method, pictures, **told, steps=0)
+    assert set(still.of(LowRankEdit)[0].factors) == {site.path for site in backbone.sites} | set(layer_sites(backbone))
+    new = generate(backbone, "<my-cat> on the beach", still, steps=2, size=64)
+    old = generate(backbone, "cat on the beach", steps=2, size=64)
+    assert (new[0].pixels == old[0].pixels).all()
+    moved = personalize(backbone, method, pictures, **told, steps=2).of(LowRankEdit)[0].factors
+    assert all(up.any() for _, up in moved.values())
+
+
+def test_shorter_runs_take_larger_steps_and_longer_ones_smaller():
+    rates = [ColdStart(steps=50).paced(steps).offset_rate / 2e-3 for steps in (1, 12, 50, 200)]
+    assert rates == pytest.approx([2, 2, 1, 0.5])
 
 
 def test_the_class_is_a_word_for_a_thing_or_object_with_a_warning(backbone, pictures, monkeypatch):

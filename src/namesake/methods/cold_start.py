@@ -47,10 +47,11 @@ class ColdStart(Method):
         return TunedEdit(edit, backbone, self.word_anchor, self.offset_anchor)
 
     def paced(self, steps: int) -> "ColdStart":
-        """Rates fall with the root of how much longer a run is than the method's own: of 200 steps at the rates that
-        suit 12, the picture book's word is the copy of one picture (LOG.md)."""
-        slower = (self.steps / max(steps, self.steps, 1)) ** 0.5
-        return replace(self, word_rate=slower * self.word_rate, offset_rate=slower * self.offset_rate)
+        """Rates go with the root of how much shorter a run is than the method's own, and are doubled at most: of 200
+        steps at the rates that suit 12, the picture book's word is the copy of one picture, and 12 steps at those that
+        suit 50 learn nothing (LOG.md)."""
+        factor = min(2.0, (self.steps / max(steps, 1)) ** 0.5)
+        return replace(self, word_rate=factor * self.word_rate, offset_rate=factor * self.offset_rate)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
