@@ -7,6 +7,8 @@ Settings are chosen on other concepts, one at a time:
 
     python runs/cold_start.py --split tuning --steps 12,50 --vary offset_rate=0.002,0.005,0.01
 
+After how many steps the dual path is measured beside one path, `--dual` says.
+
 Two processes share the work with `--part 0/2` and `--part 1/2`; the same command without a part then finds all measured
 and prints the tables, with `--docs PAGE` into the marked place of a page as well. Concepts that are measured already are
 kept, so the run can be stopped and taken up again. Into the folder go one JSON file and one sheet for each concept, and
@@ -27,6 +29,7 @@ def main(
     concepts: int = 24,
     split: str = "reporting",
     steps: str = "0,12,50,200",
+    dual: str = "12,50",
     vary: str = "",
     seeds: int = 2,
     model: str = "picturebook",
@@ -57,12 +60,12 @@ def main(
     if vary:
         kind = type(getattr(usual, field))
         settings = {f", {field} {value}": replace(usual, **{field: kind(value)}) for value in values.split(",")}
-    numbers = [int(number) for number in steps.split(",")]
+    numbers, dual_path = ([int(number) for number in some.split(",") if number] for some in (steps, dual))
     # After 0 steps all settings are the base model on the class word.
     arms = {
         f"{number} steps{name}": partial(teach, one, number)
         for number in numbers
-        for name, one in (settings.items() if number else [("", usual)])
+        for name, one in (settings.items() if number and (vary or number in dual_path) else [("", usual)])
     }
     folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
     known = json.loads((folder / "world.json").read_text())
