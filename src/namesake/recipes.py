@@ -55,7 +55,7 @@ PICTUREBOOK: dict[str, dict[str, Any]] = {
     "textual-inversion": _SHORT | {"rate": 1e-2},
     "textual-inversion-style": _SHORT | {"rate": 1e-2},
     "lora": _SHORT | _LITTLE | {"layers": True, "rate": 4e-3},
-    "lora-pti": _SHORT | {"layers": True, "word_rate": 1e-2, "late_word_rate": 2e-3, "rate": 2e-3},
+    "lora-pti": _SHORT | {"layers": True, "word_rate": 1e-2, "late_word_rate": 2e-3, "rate": 6e-3},
     "dreambooth": _BOOTH,
     "dreambooth-text": _BOOTH | {"text_rate": 4e-5},
     "dreambooth-word": _BOOTH | {"word_rate": 5e-3},
