@@ -894,7 +894,7 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
         return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:,.2f} million"
 
     def tera(flops: int) -> str:
-        return f"{flops / 1e12:,.0f} T" if flops >= 1e14 else f"{flops / 1e12:.3g} T"
+        return f"{float(f'{flops / 1e12:.3g}'):,g} T"
 
     def gib(size: int) -> str:
         return f"{size / 2**30:.2f} GiB"

@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from namesake.train.fit import Batch
 from namesake.train.plan import Counter, Imitated, counting, file_size, pretraining_step, tuning, weight
 from namesake.train.pretrain import Plan, Stream, pretrain
 
-CLOSE = 0.2  # relative; seen: below 0.02
+CLOSE = 0.1  # relative; seen: 0.035 for the FLOPs of tuning, 0.011 for all else.
 SETTINGS = Date(base_word="thing", width=160)
 ROWS = 4
 aten = torch.ops.aten
@@ -222,8 +224,9 @@ def test_the_command_prints_a_table(capsys):
     assert "no recipe 'sd3'" in capsys.readouterr().err
     assert cli.main(["plan", "--batch", "0"]) == 2
     assert "batch is 0" in capsys.readouterr().err
-    assert cli.main(["plan", "--recipe", "picturebook", "--batch", "2"]) == 0
-    table = capsys.readouterr().out
+    # In a process of its own: checking every signature would take five times as long as the counting.
+    command = [sys.executable, "-m", "namesake.cli", "plan", "--recipe", "picturebook", "--batch", "2"]
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = {name.strip(): value.strip() for name, value in re.findall(r"\| (.+?) \| (.+?) \|", table)}
     assert found["attention projections"] == "56"
     assert found["encoder, trained parameters"] == "2.54 million"
