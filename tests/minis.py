@@ -7,40 +7,14 @@ from pathlib import Path
 
 import torch
 
+from namesake.backbone.shapes import assembled, tokenizer, unet_config
+
 KINDS = ("sd15", "sd21", "sdxl")
 WORDS = (
     *("a", "an", "the", "of", "in", "on", "and", "at", "with", "picture", "photo", "drawing", "painting"),
     *("cat", "dog", "robot", "object", "beach", "thing", "toy", "house", "tree", "hat"),
     *("red", "blue", "green", "big", "small"),
 )
-
-
-def mini_tokenizer(pad: str = "<|endoftext|>"):
-    """A CLIP byte-pair tokenizer that holds every byte, every word of `WORDS` as one token, and nothing else."""
-    from tokenizers import pre_tokenizers
-    from transformers import CLIPTokenizer
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = alphabet + [letter + "</w>" for letter in alphabet]
-    merges: list[tuple[str, str]] = []
-    for word in WORDS:
-        # Apply the merges there are, then join what is left; later merges rank lower, so earlier words stay whole.
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        for left, right in merges:
-            for place in range(len(pieces) - 2, -1, -1):
-                if pieces[place : place + 2] == [left, right]:
-                    pieces[place : place + 2] = [left + right]
-        while len(pieces) > 1:
-            merges.append((pieces[0], pieces[1]))
-            pieces[:2] = ["".join(pieces[:2])]
-            tokens.append(pieces[0])
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(
-        vocab={token: number for number, token in enumerate(tokens)}, merges=merges, pad_token=pad, model_max_length=77
-    )
-    for word in WORDS:
-        assert len(tokenizer(word).input_ids) == 3, f"{word} is not one token"
-    return tokenizer
 
 
 def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -55,31 +29,6 @@ def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
             noise = 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)
         parameter.data = noise
     return module
-
-
-def unet_config(kind: str) -> dict:
-    """The true-shape U-Net config of a kind, as its model ships it (only the keys that are not defaults)."""
-    if kind == "sdxl":
-        return {
-            "sample_size": 128,
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "block_out_channels": (320, 640, 1280),
-            "transformer_layers_per_block": (1, 2, 10),
-            "attention_head_dim": (5, 10, 20),
-            "cross_attention_dim": 2048,
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        }
-    heads = {"sd15": 8, "sd21": (5, 10, 20, 20)}
-    return {
-        "sample_size": {"sd15": 64, "sd21": 96}[kind],
-        "cross_attention_dim": {"sd15": 768, "sd21": 1024}[kind],
-        "attention_head_dim": heads[kind],
-        "use_linear_projection": kind == "sd21",
-    }
 
 
 def mini_unet_config(kind: str) -> dict:
@@ -147,18 +96,9 @@ def write_mini(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> P
     1 and 2 layers deep in the place of 2 and 10 (136 linears). Pictures are 128 (SD) or 64 (SDXL) pixels wide. The
     weights depend on `kind` only.
     """
-    from diffusers import (
-        AutoencoderKL,
-        DDIMScheduler,
-        EulerDiscreteScheduler,
-        PNDMScheduler,
-        StableDiffusionPipeline,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
-    )
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
     seed = KINDS.index(kind)
-    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -168,32 +108,13 @@ def write_mini(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> P
         sample_size=64 if kind == "sdxl" else 128,
         scaling_factor=0.13025 if kind == "sdxl" else 0.18215,
     )
-    tokenizer = mini_tokenizer()
-    parts = {
-        "vae": fill(vae, seed + 10),
-        "unet": fill(UNet2DConditionModel(**mini_unet_config(kind)), seed + 20),
-        "text_encoder": text_encoder(tokenizer, 32, seed + 30),
-        "tokenizer": tokenizer,
-    }
+    unet = UNet2DConditionModel(**mini_unet_config(kind))
+    words = [tokenizer(WORDS)]
+    texts = [text_encoder(words[0], 32, seed + 30)]
     if kind == "sdxl":
-        second = mini_tokenizer(pad="!")
-        pipeline = StableDiffusionXLPipeline(
-            **parts,
-            text_encoder_2=text_encoder(second, 48, seed + 40, projection=True),
-            tokenizer_2=second,
-            scheduler=EulerDiscreteScheduler(**betas),
-            add_watermarker=False,
-        )
-    else:
-        plain = PNDMScheduler(**betas, skip_prk_steps=True, set_alpha_to_one=False)
-        velocity = DDIMScheduler(**betas, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False)
-        pipeline = StableDiffusionPipeline(
-            **parts,
-            scheduler=velocity if kind == "sd21" else plain,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        words.append(tokenizer(WORDS, pad="!"))
+        texts.append(text_encoder(words[1], 48, seed + 40, projection=True))
+    pipeline = assembled(kind, fill(unet, seed + 20), fill(vae, seed + 10), texts, words)
     if dtype != torch.float32:  # diffusers warns at every cast
         pipeline.to(dtype)
     pipeline.save_pretrained(folder, safe_serialization=True)

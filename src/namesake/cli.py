@@ -272,6 +272,22 @@ def pretrain(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="As in pretrain; give it again for another column."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows of a step, instead of the recipe's and the tuning's.")
+    ] = None,
+) -> None:
+    """Say what pre-training and tuning will take: parameters, FLOPs, memory. Needs no weights and no GPU."""
+    from namesake import recipes
+
+    print(recipes.plan(recipe or ["picturebook"], batch=batch))
+
+
+@app.command()
 def shards(
     data: Annotated[str, typer.Argument(metavar="KIND:DIR", help="imagenet, openimages or folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to.")],

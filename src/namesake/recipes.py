@@ -818,6 +818,111 @@ def pretrain(
     return path
 
 
+def plan(recipes: Sequence[str], *, batch: int | None = None) -> str:
+    """What pre-training and tuning will take, as a table with a column for each recipe.
+
+    Counted on models that have shapes and no weights (`namesake.train.plan`): nothing is downloaded or computed. The
+    picture book is counted as on a CPU, all others as on CUDA. batch: rows of a step of either, by default what the
+    recipe pre-trains and DATE tunes with. Raises Refusal.
+    """
+    known = pretrain_recipes()
+    if unknown := [name for name in recipes if name not in known]:
+        raise Refusal(f"There is no recipe '{unknown[0]}'; choose one of {', '.join(known)}.")
+    if batch is not None:
+        _number("batch", batch, 1, 4096)
+    columns = {name: _planned(name, known[name], batch) for name in recipes}
+    labels = list(next(iter(columns.values())))
+    rows = [["", *columns], *([label, *(column[label] for column in columns.values())] for label in labels)]
+    wide = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, wide, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in wide) + "|", *lines[1:]])
+
+
+def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, str]:
+    import torch
+    from torch import nn
+
+    from namesake.backbone import Backbone
+    from namesake.backbone.shapes import Hollow, true_shape
+    from namesake.methods.date import Tuning
+    from namesake.methods.dreambooth import DreamBooth
+    from namesake.train.examples import Examples, encoded
+    from namesake.train.fit import Batch, EditModule
+    from namesake.train.plan import Imitated, file_size, pretraining_step, tuning, weight
+
+    own = recipe.model in OWN_WORLD
+    device = "cpu" if own else "cuda"
+    backbone = Hollow.of(Backbone.load(recipe.model, device="cpu")) if own else true_shape(name.partition("-")[0])
+    encoder = recipe.encoder.network(backbone)
+    rows, tuned = batch or recipe.plan.batch, batch or Tuning().batch
+    word = "<my-it>"
+    pictures = torch.empty(rows, backbone.size, backbone.size, 3, dtype=torch.uint8, device="meta")
+    prompts = [f"a picture of {encoder.word}"] * rows
+    latents = encoded(backbone, pictures)
+    kept = encoder.features(pictures, latents) if recipe.drawings else None
+
+    def seen(imitated: Imitated) -> Batch:
+        """What `Stream` gives, kept or not."""
+        if kept is not None:
+            return Batch(latents, prompts, features=kept)
+        with imitated.half():
+            return Batch(encoded(backbone, pictures), prompts, pictures=pictures)
+
+    def begun() -> tuple[EditModule, Batch]:
+        examples = Examples.of(backbone, pictures[:1], word, None, tuned)
+        module = Tuning(batch=tuned).start(
+            backbone, encoder, pictures[:1], examples.latents[:1], word, recipe.encoder.base_word
+        )
+        return module, examples.batch(0, torch.Generator())
+
+    def whole() -> tuple[EditModule, Batch]:
+        examples = Examples.of(backbone, pictures[:1], word, None, tuned)
+        method = DreamBooth(rare_word=recipe.encoder.base_word, word_rate=1e-3)
+        return method.start(backbone, {word: recipe.encoder.base_word}), examples.batch(0, torch.Generator())
+
+    step = {
+        again: pretraining_step(backbone, encoder, seen, replace(recipe.plan, batch=rows, checkpointing=again), device)
+        for again in (False, True)
+    }
+    concept = {again: tuning(backbone, begun, 12, device, encoder, checkpointing=again) for again in (False, True)}
+    full = tuning(backbone, whole, 12, device, checkpointing=True)
+    module, everything = begun()[0], whole()[0]
+    parts = [part for part in backbone.pipeline.components.values() if isinstance(part, nn.Module)]
+    eyes = (backbone.vae, encoder.features.eye)
+
+    def millions(module: nn.Module) -> str:
+        return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:,.2f} million"
+
+    def tera(flops: int) -> str:
+        return f"{float(f'{flops / 1e12:.3g}'):,g} T"
+
+    def gib(size: int) -> str:
+        return f"{size / 2**30:.2f} GiB"
+
+    return {
+        "counted for": "a CPU, bf16 autocast" if own else "CUDA, bf16",
+        "U-Net": millions(backbone.unet),
+        "attention projections": f"{len(backbone.sites)}",
+        "encoder, trained parameters": millions(encoder),
+        "concept, trained parameters": millions(module),
+        "concept file": f"{file_size(module) / 1e6:.2f} MB",
+        "frozen weights": gib(weight(*parts)),
+        "of these, image encoder and autoencoder": gib(weight(*eyes)),
+        "pre-training: rows of a step": f"{rows}",
+        "a step, FLOPs": tera(step[False].flops),
+        "a step, FLOPs with checkpointing": tera(step[True].flops),
+        "a step, memory": gib(step[False].memory),
+        "a step, memory with checkpointing": gib(step[True].memory),
+        "tuning: rows of a step": f"{tuned}",
+        "a look and 12 steps, FLOPs": tera(concept[False].flops),
+        "a look and 12 steps, FLOPs with checkpointing": tera(concept[True].flops),
+        "a look and 12 steps, memory": gib(concept[False].memory),
+        "a look and 12 steps, memory with checkpointing": gib(concept[True].memory),
+        "the whole U-Net tuned, trained parameters": millions(everything),
+        "the whole U-Net tuned, memory with checkpointing": gib(full.memory),
+    }
+
+
 def _source(text: str, size: int) -> "tuple[Source, float | None]":
     """A source by its name; the picture book's drawings are made as they are asked for."""
     from namesake.data import sources

@@ -5,9 +5,8 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from minis import unet_config
 
-from namesake.backbone import Backbone
+from namesake.backbone.shapes import true_shape
 from namesake.edits import LowRankEdit, TokenEdit, edited
 from namesake.errors import Refusal
 from namesake.methods import METHODS
@@ -19,19 +18,10 @@ from namesake.methods.textual_inversion import TextualInversion
 from namesake.train.tune import lora_of, personalize, word_norms, word_vectors
 
 
-@pytest.fixture
-def true_shape(sd15, monkeypatch):
+@pytest.fixture(scope="module")
+def counted():
     """Stable Diffusion 1.5 with no memory for its weights."""
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    pipeline = StableDiffusionPipeline.from_pretrained(sd15)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**unet_config("sd15"))
-        text = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
-    pipeline.register_modules(unet=unet, text_encoder=text)
-    monkeypatch.setattr("namesake.edits.base.sketch", lambda backbone: torch.zeros(1024))
-    return Backbone.from_pipeline(pipeline)
+    return true_shape("sd15")
 
 
 @pytest.mark.parametrize(
@@ -47,8 +37,8 @@ def true_shape(sd15, monkeypatch):
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_trained_parameters_at_true_sizes_are_the_published_ones(true_shape, method, count):
-    module = method.start(true_shape, {"<it>": "cat"})
+def test_trained_parameters_at_true_sizes_are_the_published_ones(counted, method, count):
+    module = method.start(counted, {"<it>": "cat"})
     assert sum(p.numel() for p in module.parameters()) == count
     assert all(p.is_meta for p in module.parameters())
 

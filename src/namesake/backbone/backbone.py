@@ -110,7 +110,12 @@ class Backbone:
 
     Make one with `Backbone.load` or `Backbone.from_pipeline`. All modules are in eval mode and need no gradient;
     gradients still flow through them, to the text states and to an edit.
+
+    Attributes:
+        hollow: whether there are only shapes (`namesake.backbone.shapes`).
     """
+
+    hollow = False
 
     def __init__(self, pipeline: Any, name: str, folder: Path | None = None):
         _check(pipeline)

@@ -1,5 +1,6 @@
 """What the frozen networks see in a picture, place by place: the input of an encoder that predicts a concept."""
 
+from contextlib import AbstractContextManager, nullcontext
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ class Features:
 
         with bypassed(self.backbone):
             if self._empty is None or self._empty.states.device != self.backbone.device:
-                with torch.autocast(noisy.device.type, enabled=False):  # they outlive this call
+                with _exact(noisy.device.type):  # they outlive this call
                     self._empty = self.backbone.against("", self.backbone.text([""]))
             # Leaving by an exception, and not a copy of the U-Net's forward: that differs from version to version.
             hook = self.backbone.unet.mid_block.register_forward_hook(leave)
@@ -97,6 +98,11 @@ class Features:
         if not seen:
             raise Refusal("The U-Net is compiled and hides its middle block; use the model before compiling it.")
         return seen[0]
+
+
+def _exact(kind: str) -> AbstractContextManager[Any]:
+    """No autocast, on a kind of device that has it; the meta device has none."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 class _Enough(Exception):

@@ -67,7 +67,13 @@ def about(backbone: Editable, method: str, class_word: str | None = None, **sett
     """The About of an edit made now by `method` on this backbone; `settings` say how, in values that JSON can hold."""
     versions = {name: metadata.version(name) for name in ("namesake", "torch", "diffusers", "transformers")}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return About(method, class_word, backbone.name, sketch(backbone), versions, now, settings)
+    base = None if getattr(backbone, "hollow", False) else sketch(backbone)
+    return About(method, class_word, backbone.name, base, versions, now, settings)
+
+
+def number(value: Tensor) -> float:
+    """The value of a tensor of one element; 1 on the meta device, where only shapes are counted."""
+    return 1.0 if value.is_meta else float(value)
 
 
 def check_base(edit: Edit, backbone: Editable, any_base: bool = False) -> None:

@@ -134,7 +134,7 @@ class Reader:
             values = table[torch.arange(len(rows), device=rows.device)[:, None], rows]
         else:
             values = table[rows]
-        return torch.where(self._rows[..., None] >= 0, values, output)
+        return torch.where(self._rows.to(output.device)[..., None] >= 0, values, output)
 
     def forward(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ids = kwargs.pop("input_ids", None)
@@ -249,7 +249,7 @@ class Reader:
         """One output of the encoder from those of the two paths (`second` is None where there is one)."""
         if isinstance(first, Tensor):
             if first.ndim == 3:
-                told = flags.to(first.dtype).expand(-1, first.shape[1], -1)
+                told = flags.to(first).expand(-1, first.shape[1], -1)
                 return torch.cat([first, told] if second is None else [first, second, told], dim=-1)
             if first.ndim == 2 and second is not None:
                 return torch.lerp(second, first, self.blend.to(first))

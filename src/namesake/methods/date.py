@@ -34,7 +34,7 @@ from torch import Tensor
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
 from namesake.edits import Edit, LowRankEdit, SecondPath, Site, TokenEdit, about, sketch
-from namesake.edits.base import embedding, same_base
+from namesake.edits.base import embedding, number, same_base
 from namesake.edits.file import write
 from namesake.errors import Refusal
 from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
@@ -227,9 +227,9 @@ class DateEncoder(EditModule):
                 f"The model {backbone.name} has {len(self.real[0])} whole words, fewer than the {settings.neighbours} "
                 "neighbours of the loss; ask for fewer."
             )
-        self.sizes = [real.square().mean().sqrt().item() for real in self.real]
+        self.sizes = [number(real.square().mean().sqrt()) for real in self.real]
         self.squares = {
-            site.path: backbone.unet.get_submodule(site.path).weight.detach().float().square().sum().item()
+            site.path: number(backbone.unet.get_submodule(site.path).weight.detach().float().square().sum())
             for site in backbone.sites
         }
         self._origin: Tensor | None = None

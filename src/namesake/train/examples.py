@@ -38,6 +38,11 @@ def sentences(backbone: Backbone, word: str, templates: Sequence[str], beside: s
     return tuple(prompt for prompt in filled if not backbone.unknown_words(prompt)) or (word + beside,)
 
 
+def encoded(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
+    """The scaled latents of pictures, a few of them at a time."""
+    return torch.cat([backbone.encode(some) for some in pictures.split(ENCODED)])
+
+
 def class_of(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> tuple[str, float | None]:
     """What pictures show, as a real word, and its similarity by the image encoder; ("object", None) without one.
 
@@ -111,9 +116,7 @@ class Examples:
         openings = [""] * len(seen)
         if scaled:
             seen, kept, openings, masks = _scales(backbone, pictures, masks, dice(seed, 1 << 22))
-        latents = torch.stack(
-            [torch.cat([backbone.encode(some) for some in one.split(ENCODED)]) for one in seen], dim=1
-        ).flatten(0, 1)
+        latents = torch.stack([encoded(backbone, one) for one in seen], dim=1).flatten(0, 1)
         pooled = None
         if masks is not None:
             if not masks.flatten(1).any(dim=1).all():

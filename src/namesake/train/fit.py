@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from namesake.backbone import Backbone
 from namesake.edits import Edit, Layout, LowRankEdit, Mount, Part, Site, TokenEdit, WeightEdit, mount
+from namesake.edits.base import number
 from namesake.errors import Refusal
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -144,7 +145,7 @@ class TunedEdit(EditModule):
         anchored = lows if offset_anchor else []
         sizes = [backbone.unet.get_submodule(path).weight.detach().float().square().sum() for _, path in anchored]
         self._factors = [
-            (low.alpha / low.factors[path][0].shape[-2]) ** 2 / float(size)
+            (low.alpha / low.factors[path][0].shape[-2]) ** 2 / number(size)
             for (low, path), size in zip(anchored, sizes, strict=True)
         ]
 

@@ -33,6 +33,7 @@ from namesake.backbone.features import Features
 from namesake.edits import Edit, Layout, Mount, mount
 from namesake.edits.file import write
 from namesake.errors import Refusal
+from namesake.train.examples import encoded
 from namesake.train.fit import Batch, EditModule, dice, loss_of, patient, stratified, timesteps
 
 CHUNK = 100  # pictures that the frozen networks look at together when features are kept
@@ -232,7 +233,7 @@ class Stream:
             counts[worker] = skipped
             self.skipped = sum(counts.values())
             with half(self.backbone):
-                latents = self.backbone.encode(pixels)
+                latents = encoded(self.backbone, pixels)
             yield Batch(latents, [], pictures=pixels, origin=origin)
 
 
@@ -294,25 +295,27 @@ def launched(tracker: str | None = None, folder: Path | None = None) -> Any:
 
 
 @contextmanager
-def half(backbone: Backbone) -> Iterator[None]:
-    """bfloat16 where it pays: on CUDA devices that have it, and on CPUs.
-
-    On a CPU attention is computed as plain products: with heads as narrow as the picture book's, the backward pass of
-    the fused kernel took a quarter of a step (LOG.md).
-    """
-    kind = backbone.device.type
-    if kind == "cuda" and torch.cuda.is_bf16_supported():
-        with torch.autocast(kind, torch.bfloat16):
+def plain_attention(backbone: Backbone) -> Iterator[None]:
+    """On a CPU attention is computed as plain products: with heads as narrow as the picture book's, the backward pass of
+    the fused kernel took a quarter of a step (LOG.md). A backward pass that computes activations again needs it too."""
+    if backbone.device.type != "cpu":
+        yield
+        return
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
             yield
-    elif kind == "cpu":
-        before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-        try:
-            with torch.autocast(kind, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                yield
-        finally:
-            torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
-    else:
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+@contextmanager
+def half(backbone: Backbone) -> Iterator[None]:
+    """bfloat16 where it pays: on CUDA devices that have it, and on CPUs."""
+    kind = backbone.device.type
+    pays = kind == "cpu" or (kind == "cuda" and torch.cuda.is_bf16_supported())
+    with plain_attention(backbone), torch.autocast(kind, torch.bfloat16) if pays else nullcontext():
         yield
 
 
@@ -401,7 +404,8 @@ def pretrain(
                 output = backbone.denoise(noisy, t, backbone.text(batch.prompts))
             loss, _ = loss_of(output, backbone.target(latents, noise, t), batch)
             penalty = module.penalty(edit).to(loss)
-            ((loss + penalty) / plan.accumulation).backward()  # inside the mount: checkpointing recomputes
+            with plain_attention(backbone):
+                ((loss + penalty) / plan.accumulation).backward()  # inside the mount: checkpointing recomputes
         return edit, loss.detach(), penalty.detach()
 
     def shown(at: int) -> None:
