@@ -45,9 +45,8 @@ def main(
     import namesake
     from namesake.backbone import Backbone
     from namesake.evaluate.cold_start import WORD, by_kind, measure, summary, table
-    from namesake.picturebook.check import into_page
+    from namesake.picturebook.check import into_page, world_of
     from namesake.picturebook.judge import Judge
-    from namesake.picturebook.scene import World
     from namesake.recipes import COLD_START, method_of
     from namesake.train.tune import Method, personalize
 
@@ -68,7 +67,6 @@ def main(
         for name, one in (settings.items() if number and (vary or number in dual_path) else [("", usual)])
     }
     folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
-    known = json.loads((folder / "world.json").read_text())
     seeing = Judge.load(judge) if judge is not None else Judge.load()
     with Progress() as progress:
         bar = progress.add_task("concepts", total=concepts)
@@ -77,7 +75,7 @@ def main(
             seeing,
             arms,
             out,
-            World(tuple(known["categories"]), tuple(known["places"])),
+            world_of(folder),
             concepts=concepts,
             split=split,
             seeds=seeds,

@@ -40,7 +40,7 @@ from namesake.generate import generate
 from namesake.methods import date
 from namesake.methods.date import Date, DateEncoder, Tuning
 from namesake.methods.lora import Lora
-from namesake.picturebook.check import into_page
+from namesake.picturebook.check import into_page, world_of
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.dataset import draw_ahead
 from namesake.picturebook.draw import draw
@@ -246,11 +246,8 @@ def monitors(bench: Bench, what: str, concepts: Sequence[Concept]) -> dict[str, 
 
 def monitors_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     heads = list(dict.fromkeys(name for one in found.values() for name in one))
-    lines = ["| encoder, before tuning | " + " | ".join(heads) + " |", "|" + " --- |" * (len(heads) + 1)]
-    lines += [
-        "| " + " | ".join([name, *(str(one.get(head, "")) for head in heads)]) + " |" for name, one in found.items()
-    ]
-    return "\n".join(lines)
+    rows = [[name, *(str(one.get(head, "")) for head in heads)] for name, one in found.items()]
+    return claims.markdown(["encoder, before tuning", *heads], rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost
@@ -342,8 +339,7 @@ def main(
     from rich.progress import Progress
 
     folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
-    known = json.loads((folder / "world.json").read_text())
-    world = World(tuple(known["categories"]), tuple(known["places"]))
+    world = world_of(folder)
     if split not in ("reporting", "tuning"):
         raise Refusal(f"The split is '{split}'; 'reporting', or 'tuning' to choose LoRA's settings, is wanted.")
     backbone = Backbone.load(model)

@@ -33,11 +33,22 @@ import typer
 from namesake.backbone import Backbone
 from namesake.edits import Edit, sketch
 from namesake.errors import Refusal
-from namesake.evaluate.cold_start import WORD, Question, Ruler, by_concept, chosen, questions, reference_of, summary
+from namesake.evaluate.cold_start import (
+    WORD,
+    Question,
+    Ruler,
+    by_concept,
+    chosen,
+    questions,
+    reference_of,
+    ruler_of,
+    summary,
+)
 from namesake.generate import generate
 from namesake.methods import METHODS
 from namesake.methods.textual_inversion import StyleInversion
 from namesake.picturebook.captions import PLACE_PHRASES
+from namesake.picturebook.check import world_of
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.draw import draw
 from namesake.picturebook.judge import Judge
@@ -107,11 +118,11 @@ class Bench:
 
 
 @lru_cache(maxsize=1)  # jobs come concept by concept
-def asked(bench: Bench, made: Concept) -> tuple[tuple[Question, ...], Ruler, np.ndarray]:
+def asked(bench: Bench, made: Concept) -> tuple[Sequence[Question], Ruler, np.ndarray]:
     """The prompts of a concept, what measures them, and what the base draws of them with the class word."""
-    prompts = questions(made, bench.world, bench.split)
-    plain = bench.draw([one.about(made.category) for one in prompts], made.number)
-    return prompts, Ruler(bench.judge, made, bench.world, bench.split, prompts), plain
+    ruler = ruler_of(bench.judge, made, bench.world, bench.split)
+    plain = bench.draw([one.about(made.category) for one in ruler.asked], made.number)
+    return ruler.asked, ruler, plain
 
 
 def measured(bench: Bench, ruler: Ruler, pictures: np.ndarray) -> dict[str, Any]:
@@ -387,11 +398,10 @@ def main(
             for value in values.split(",")
         ]
     folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
-    known = json.loads((folder / "world.json").read_text())
     bench = Bench(
         model,
         Judge.load(judge) if judge is not None else Judge.load(),
-        World(tuple(known["categories"]), tuple(known["places"])),
+        world_of(folder),
         split,
         seeds,
         draw_steps,

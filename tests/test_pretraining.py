@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from minis import Pool
 from PIL import Image
 
 from namesake import generate, recipes
@@ -14,20 +15,6 @@ from namesake.backbone import Backbone
 from namesake.errors import Refusal
 from namesake.methods.date import DateEncoder, read_note
 from namesake.picturebook import dataset
-
-
-class Pool:
-    """The pool of workers, in this process."""
-
-    def __init__(self, max_workers=None): ...
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def map(self, function, jobs):
-        return map(function, jobs)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from minis import image_encoder
+from minis import Pool, image_encoder
 
 from namesake.backbone import Backbone
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about
@@ -241,20 +241,6 @@ def test_the_share_of_attention_is_that_of_the_words_tokens(backbone):
 
 
 # The whole
-
-
-class Pool:
-    """The pool of workers, in this process."""
-
-    def __init__(self, max_workers=None): ...
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def map(self, function, jobs):
-        return map(function, jobs)
 
 
 @pytest.fixture(scope="module")

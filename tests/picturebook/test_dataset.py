@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from minis import Pool
 
 from namesake.data import sources
 from namesake.picturebook import dataset
@@ -55,21 +56,12 @@ def test_a_drawing_is_a_function_of_seed_and_index():
     assert Drawings(size=96)[0][0].picture.shape == (96, 96, 3)
 
 
-class OneAfterAnother:
-    """The pool of workers, in this process."""
-
+class OneAfterAnother(Pool):
     jobs: list = []  # noqa: RUF012
-
-    def __init__(self, max_workers=None): ...
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
 
     def map(self, function, jobs):
         OneAfterAnother.jobs += jobs
-        return map(function, jobs)
+        return super().map(function, jobs)
 
 
 def test_workers_draw_every_index_once_and_only_what_is_missing(tmp_path, monkeypatch):

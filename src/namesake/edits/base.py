@@ -1,7 +1,7 @@
 """Which base model an edit belongs to: its sketch, and the check before an edit is put on."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -88,7 +88,7 @@ def check_base(edit: Edit, backbone: Editable, any_base: bool = False) -> None:
                 f"{what}: its words are {_list(widths)} wide, the concept's {_list(wanted)}; use the "
                 "concept with its own base model."
             )
-    sites = {site.path: site for site in backbone.sites} | layer_sites(backbone)
+    sites = sites_at(backbone, {path for low in edit.of(LowRankEdit) for path in low.factors})
     for low in edit.of(LowRankEdit):
         for path, (down, up) in low.factors.items():
             site = sites.get(path)
@@ -133,6 +133,13 @@ def layer_sites(backbone: Editable) -> dict[str, Site]:
         shape = layer.weight.shape
         sites[path] = Site(path, roles[type(layer)], math.prod(shape[1:]), shape[0])
     return sites
+
+
+def sites_at(backbone: Editable, paths: Collection[str]) -> dict[str, Site]:
+    """The sites of a model by path: the attention projections, and where these do not hold all of `paths` those outside
+    the attentions too."""
+    inside = {site.path: site for site in backbone.sites}
+    return inside if inside.keys() >= set(paths) else inside | layer_sites(backbone)
 
 
 def owner(backbone: Editable, name: str) -> tuple[nn.Module, str] | None:

@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from namesake.edits.base import check_base, embedding, layer_sites, owner
+from namesake.edits.base import check_base, embedding, owner, sites_at
 from namesake.edits.kinds import Edit, Editable, LowRankEdit, SecondPath, TokenEdit, WeightEdit
 from namesake.edits.stack import stack
 from namesake.edits.words import Reader, Word
@@ -237,7 +237,7 @@ class Mount:
             raise Refusal("The U-Net carries an image adapter, which changes the text states; unload it first.")
         sites = {site.path: site for site in backbone.sites}
         self._attentions = {site.attention: unet.get_submodule(site.attention) for site in backbone.sites}
-        self._sites = sites | (layer_sites(backbone) if set(layout.ranks) - set(sites) else {})
+        self._sites = sites_at(backbone, layout.ranks)
         if strange := set(layout.ranks) - set(self._sites):
             raise Refusal(
                 f"The model {backbone.name} has no site {min(strange)}; use the concept with its own base model."
@@ -361,7 +361,7 @@ class Mount:
             slot.load(loads[path])
         self._batch = next((low.batch for low in lows if low.batch is not None), None)
         self._put_back()
-        self._load_weights(edit, scale, {path: loads[path] for path in self._outside.values()}, share)
+        self._load_weights(edit, scale, loads, share)
         for reader in self._readers:
             reader.load(words)
         if not self._aside:
@@ -404,7 +404,7 @@ class Mount:
                     )
 
     def _load_weights(
-        self, edit: Edit, scale: float, outside: Mapping[str, list[tuple[int, float, Tensor, Tensor]]], share: float
+        self, edit: Edit, scale: float, loads: Mapping[str, list[tuple[int, float, Tensor, Tensor]]], share: float
     ) -> None:
         """The edit's parameters: whole weights first, low rank on top where it is merged, which outside the attentions
         it always is, at the blend's share."""
@@ -418,7 +418,7 @@ class Mount:
         slots = {id(slot.module): slot for slot in self._slots.values()} if self._merged else {}
         for number, (module, name, base, own) in enumerate(self._swapped):
             own_weight = given.get((id(module), name))
-            offsets = outside.get(self._outside.get(id(module), ""), []) if name == "weight" else []
+            offsets = loads.get(self._outside.get(id(module), ""), []) if name == "weight" else []
             alive = any(
                 t.requires_grad
                 for t in (own_weight, *(factor for *_, down, up in offsets for factor in (down, up)))

@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from namesake.errors import Refusal
-from namesake.evaluate.cold_start import by_concept, chosen, interval
+from namesake.evaluate.cold_start import by_concept, chosen, evenly, interval
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.dataset import HELD_OUT_FAR, HELD_OUT_NEAR, seen
 from namesake.picturebook.scene import World
@@ -173,9 +173,7 @@ def pick(world: World, split: str, count: int) -> list[Concept]:
 def spread(world: World, count: int) -> World:
     """A world that encoders may see, with so many of its categories, evenly through their order (and so their
     families); with all of them where `count` is 0."""
-    names = seen(world).categories
-    some = tuple(names[place * len(names) // count] for place in range(count)) if count else names
-    return replace(world, categories=some)
+    return replace(world, categories=evenly(seen(world).categories, count))
 
 
 # --------------------------------------------------------------------------------------------------------------- notes
@@ -341,7 +339,8 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
     return "\n".join([_row(heads), "|" + " --- |" * len(heads), *map(_row, rows)])
 
 
@@ -371,7 +370,7 @@ def claims_table(results: Mapping[str, Sequence[Mapping[str, Any]]], comparisons
             numbers = f"{told['mean']:+.3f} ({told['low']:+.3f} to {told['high']:+.3f}): " if known else ""
             cells.append(numbers + told["verdict"])
         rows.append(cells)
-    return _table(["claim", "compared", "expected", *(f"class word {way}" for way in results)], rows)
+    return markdown(["claim", "compared", "expected", *(f"class word {way}" for way in results)], rows)
 
 
 def shares_table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -385,7 +384,7 @@ def shares_table(results: Sequence[Mapping[str, Any]]) -> str:
 
     arms = [name for name in results[0]["arms"] if name in results[0]["notes"]]
     rows = [[arm, *(cell(measure, arm) for measure in measures)] for arm in arms]
-    return _table(["(x - class word) / (truth - class word)", *measures], rows)
+    return markdown(["(x - class word) / (truth - class word)", *measures], rows)
 
 
 def notes_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -404,7 +403,7 @@ def notes_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             ]
         rows.append(cells)
     heads = ("norm", "attention", "nearest words", "hard word right")
-    return _table(["", *(f"{head}, {way}" for way in results for head in heads)], rows)
+    return markdown(["", *(f"{head}, {way}" for way in results for head in heads)], rows)
 
 
 def common(words: Sequence[str], count: int = 3) -> str:

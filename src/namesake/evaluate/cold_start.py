@@ -100,11 +100,15 @@ class Question:
         return self.text.format(a=f"{article} {phrase}", bare=phrase)
 
 
+def evenly(names: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """So many of some names, evenly through their order; all of them where `count` is 0 or not less."""
+    return tuple(names[i * len(names) // count] for i in range(count)) if 0 < count < len(names) else names
+
+
 def chosen(split: str, world: World, count: int) -> list[Concept]:
     """The concepts of a measurement, in the world's order: of each category as many as `count` gives, of fewer concepts
     than categories one of every so many, so that a small measurement does not see animals alone."""
-    names = world.categories
-    names = tuple(names[i * len(names) // count] for i in range(count)) if 0 < count < len(names) else names
+    names = evenly(world.categories, count)
     return [concept(number_of(split, names[i % len(names)], i // len(names))) for i in range(count)]
 
 
