@@ -38,7 +38,7 @@ from namesake.evaluate.claims import LORA_STEPS, Taught
 from namesake.evaluate.cold_start import WORD, Arm, by_concept, measure, reference_of, ruler_of, table
 from namesake.generate import generate
 from namesake.methods import date
-from namesake.methods.date import Date, DateEncoder, Tuning
+from namesake.methods.date import Date, DateEncoder
 from namesake.methods.lora import Lora
 from namesake.picturebook.check import into_page, world_of
 from namesake.picturebook.concept import Concept
@@ -46,7 +46,7 @@ from namesake.picturebook.dataset import draw_ahead
 from namesake.picturebook.draw import draw
 from namesake.picturebook.judge import Judge
 from namesake.picturebook.scene import World
-from namesake.recipes import COLD_START, method_of, pretrain_recipes
+from namesake.recipes import COLD_START, method_of, pretrain_recipes, tuning_of
 from namesake.train import pretrain, tune
 from namesake.train.examples import sentences
 from namesake.train.fit import Batch
@@ -119,7 +119,7 @@ class Bench:
             told: dict[str, Any] = {"word": WORD, "class_word": word, "steps": taught.steps}
             if taught.what == "cold start":
                 return tune.personalize(backbone, method_of(COLD_START, "picturebook"), picture, **told)
-            settings = replace(Tuning(), blend=taught.blend)
+            settings = replace(tuning_of("picturebook"), blend=taught.blend)
             return date.personalize(backbone, self.encoder(taught.what), picture, settings=settings, **told)
 
         return teach
@@ -152,7 +152,7 @@ class Bench:
         elif taught.what == "LoRA":
             told["method"] = asdict(_lora(self.chosen.get("rate", RATES[0]) if rate is None else rate))
         else:
-            told |= {"method": asdict(Tuning()), "encoder": _digest(self.path(taught.what))}
+            told |= {"method": asdict(tuning_of("picturebook")), "encoder": _digest(self.path(taught.what))}
         return told | ({"reader": _digest(self.path("encoder"))} if read else {})
 
     def measured(
@@ -179,7 +179,7 @@ def _lora(rate: float) -> Lora:
     """The recipe's LoRA with the batch of DATE's tuning, since seconds are compared."""
     usual = method_of("lora", "picturebook")
     assert isinstance(usual, Lora)
-    return replace(usual, batch=Tuning().batch, rate=rate)
+    return replace(usual, batch=tuning_of("picturebook").batch, rate=rate)
 
 
 def _digest(path: Path) -> str:
@@ -263,7 +263,9 @@ def cost(bench: Bench, arms: Sequence[Taught], concepts: Sequence[Concept], spli
         return time.perf_counter() - begun
 
     def tuned(steps: int) -> Callable[[], Edit]:
-        return lambda: date.personalize(backbone, encoder, picture, word=WORD, class_word=made.category, steps=steps)
+        return lambda: date.personalize(
+            backbone, encoder, picture, word=WORD, class_word=made.category, steps=steps, settings=tuning_of("picturebook")
+        )  # fmt: skip
 
     ruler = seconds(lambda: ruler_of(bench.judge, made, bench.world, split))
     prompts = [one.about(made.category) for one in ruler_of(bench.judge, made, bench.world, split).asked]
@@ -279,7 +281,7 @@ def cost(bench: Bench, arms: Sequence[Taught], concepts: Sequence[Concept], spli
         (
             "pre-training",
             f"{len(missing)} encoders x {SAMPLES:,} samples",
-            len(missing) * SAMPLES * step / Tuning().batch,
+            len(missing) * SAMPLES * step / tuning_of("picturebook").batch,
         ),
         ("tuning", f"{runs} x {steps} steps of {step:.2f} s", runs * steps * step),
         ("drawing", f"{runs} x {len(arms)} arms of {drawing:.1f} s", (runs * len(arms) + 2 * len(concepts)) * drawing),

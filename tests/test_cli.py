@@ -117,7 +117,7 @@ def test_from_a_picture_to_pictures_of_its_word(capsys, one_model, picture):
 
 def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch):
     teach = recipes._teach
-    monkeypatch.setattr(recipes, "_teach", lambda *a: teach(*a[:4], 1, *a[5:]))
+    monkeypatch.setattr(recipes, "_teach", lambda *a, **k: teach(*a, **{**k, "steps": 1}))
     arguments = ["generate", "<it> on the beach", "--picture", str(picture), "--class", "cat", "--count", "1", *SMALL]
     assert cli.main(arguments) == 0
     assert [path.name for path in Path("out").iterdir()] == ["it-on-the-beach-0.png"]
@@ -132,7 +132,7 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
     example.with_suffix(".json").write_text('{"class": "cat", "concept": 2000000000}')
     monkeypatch.setattr(recipes, "_examples", lambda: [example])
     teach = recipes._teach
-    monkeypatch.setattr(recipes, "_teach", lambda *a: teach(*a[:4], 1, *a[5:]))
+    monkeypatch.setattr(recipes, "_teach", lambda *a, **k: teach(*a, **{**k, "steps": 1}))
     assert cli.main(["demo", "-o", "demo"]) == 0
     out = capsys.readouterr().out
     for word in (
@@ -238,6 +238,13 @@ def test_what_only_the_model_can_tell_is_refused_before_it_works(capsys, one_mod
         (["--mask", "dark.png"], ("dark.png", "light")),
         (["--mask", "light.png", "--mask", "light.png"], ("2 masks", "1 pictures")),
         (["--mask", "light.png", "--alpha"], ("--mask", "--alpha")),
+        (["--word", "<a>", "--word", "<b>"], ("2 words", "--together")),
+        (["light.png", "--together"], ("textual-inversion", "custom-diffusion", "--method")),
+        (["light.png", "--together", "--method", "lora"], ("textual-inversion", "custom-diffusion")),
+        (["light.png", "--together", "--method", "custom-diffusion", "--class", "cat"], ("1 classes", "2 concepts")),
+        (["--prior", "light.png"], ("dreambooth", "--method")),
+        (["--prior", "light.png", "--method", "lora"], ("dreambooth", "custom-diffusion")),
+        (["--prior", "none", "--method", "dreambooth"], ("none",)),
         (["-o", "none/cat.safetensors"], ("none", "folder")),
         (["-o", "/proc/cat.safetensors"], ("/proc", "written")),
     ],
@@ -256,13 +263,13 @@ def test_masks_come_from_files_or_from_the_alpha_and_a_run_may_end_early(capsys,
     from namesake.train import tune
 
     given = []
-    learn = tune.personalize
+    learn = tune.learn
 
-    def note(*arguments, **options):
-        given.append(options)
-        return learn(*arguments, **{**options, "steps": 0})
+    def note(backbone, method, concepts, **options):
+        given.append((concepts[0], options.get("dvar")))
+        return learn(backbone, method, concepts, **{**options, "steps": 0})
 
-    monkeypatch.setattr(tune, "personalize", note)
+    monkeypatch.setattr(tune, "learn", note)
     half = np.zeros((64, 64), np.uint8)
     half[:, :32] = 255
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -272,11 +279,11 @@ def test_masks_come_from_files_or_from_the_alpha_and_a_run_may_end_early(capsys,
     for options in (["plain.png", "--mask", "half.png"], ["plain.png", "--mask", "cut.png"], ["cut.png", "--alpha"]):
         arguments = ["--class", "cat", "--method", "textual-inversion", "--until-settled", "--steps", "400"]
         assert cli.main(["personalize", *options, *arguments]) == 0
-        assert np.array_equal(given[-1]["masks"].numpy(), half[None] > 0)
-        assert given[-1]["dvar"] == tune.Dvar(every=4)
+        assert np.array_equal(given[-1][0].masks.numpy(), half[None] > 0)
+        assert given[-1][1] == tune.Dvar(every=4)
     assert cli.main(["personalize", "cut.png", "--class", "cat", "--steps", "0"]) == 0
-    assert given[-1]["masks"] is None
-    assert "dvar" not in given[-1]
+    assert given[-1][0].masks is None
+    assert given[-1][1] is None
 
 
 def test_concepts_are_merged_and_made_smaller(capsys, one_model, picture):
@@ -294,6 +301,37 @@ def test_concepts_are_merged_and_made_smaller(capsys, one_model, picture):
         (["one.safetensors", "--keep", "0"], ("share to keep",)),
     ):
         refused(capsys, "merge", *arguments, "-o", "new.safetensors", words=words)
+
+
+def test_concepts_are_learned_together_with_pictures_of_their_classes(capsys, one_model, picture, monkeypatch):
+    from namesake.train import tune
+
+    given = []
+    learn = tune.learn
+
+    def note(backbone, method, concepts, **options):
+        given.extend(concepts)
+        return learn(backbone, method, concepts, **options)
+
+    def draw(*_, **__):
+        raise AssertionError("pictures of the class were drawn")
+
+    monkeypatch.setattr(tune, "learn", note)
+    monkeypatch.setattr(recipes, "class_pictures", draw)
+    for name in ("thing", "cats", "dogs"):
+        Path(name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (64, 64), (100, 40 * number, len(name))).save(f"{name}/{number}.png")
+    words = ["--class", "cat", "--class", "cat", "--prior", "cats", "--prior", "dogs"]
+    arguments = ["--together", "--method", "custom-diffusion", "--steps", "1", "-o", "both.safetensors", *words]
+    assert cli.main(["personalize", str(picture), "thing", *arguments]) == 0
+    assert "<my-cat> <my-cat-2>" in capsys.readouterr().out
+    assert [(one.word, len(one.pictures), len(one.prior)) for one in given] == [
+        ("<my-cat>", 1, 2),
+        ("<my-cat-2>", 2, 2),
+    ]
+    assert cli.main(["show", "both.safetensors"]) == 0
+    assert "<my-cat>, <my-cat-2>" in capsys.readouterr().out
 
 
 def test_every_method_is_listed_and_makes_a_concept(capsys, one_model, picture, tmp_path, monkeypatch):
@@ -324,18 +362,18 @@ def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(methods.METHODS, "dreambooth", replace(methods.METHODS["dreambooth"], prior=18))
     drawn, given = [], []
-    draw, learn = generate.generate, tune.personalize
+    draw, learn = generate.generate, tune.learn
 
     def spy(model, prompt, *, count, seed):
         drawn.append((prompt, seed, count))
         return draw(model, prompt, count=count, seed=seed, steps=2)
 
-    def note(*arguments, prior, **options):
-        given.append(prior)
-        return learn(*arguments, prior=prior, **options)
+    def note(backbone, method, concepts, **options):
+        given.append(concepts[0].prior)
+        return learn(backbone, method, concepts, **options)
 
     monkeypatch.setattr(generate, "generate", spy)
-    monkeypatch.setattr(tune, "personalize", note)
+    monkeypatch.setattr(tune, "learn", note)
 
     def make(class_word="cat"):
         return recipes.personalize([picture], class_word=class_word, model=backbone, method="dreambooth", steps=1)

@@ -50,9 +50,12 @@ Class = Annotated[str | None, typer.Option("--class", metavar="WORD", help="What
 def personalize(
     pictures: Pictures,
     word: Annotated[
-        str | None, typer.Option(metavar="WORD", help="The new word, such as <my-cat>; made of the class by default.")
+        list[str] | None,
+        typer.Option(metavar="WORD", help="The new word, such as <my-cat>; made of the class by default."),
     ] = None,
-    class_word: Class = None,
+    class_word: Annotated[
+        list[str] | None, typer.Option("--class", metavar="WORD", help="What the picture shows, such as cat.")
+    ] = None,
     model: Model = "picturebook",
     method: Annotated[
         str | None,
@@ -64,6 +67,16 @@ def personalize(
         int | None, typer.Option(metavar="N", help="Steps of tuning, instead of the number that suits the method.")
     ] = None,
     seed: Seed = 0,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together", help="Each picture or folder is a concept of its own; learn all in one run, into one file."
+        ),
+    ] = False,
+    prior: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Pictures of the class, instead of those that the model draws of it itself."),
+    ] = None,
     mask: Annotated[
         list[Path] | None,
         typer.Option(
@@ -90,12 +103,14 @@ def personalize(
         raise Refusal("Masks come from files (--mask) or from the alpha channel (--alpha); give one of them.")
     made = recipes.personalize(
         pictures,
-        word=word,
-        class_word=class_word,
+        word=word or None,
+        class_word=class_word or None,
         model=model,
         method=method,
         steps=steps,
         seed=seed,
+        together=together,
+        prior=prior or (),
         mask=mask or alpha,
         until_settled=until_settled,
         encoder=encoder,
@@ -103,11 +118,11 @@ def personalize(
         report=_report(),
     )
     assert made.path is not None
-    name = made.edit.placeholders[0]
+    names = made.edit.placeholders
     seconds = sum(made.seconds.values())
-    print(f"{made.path}: {name}, {made.path.stat().st_size / 1000:,.0f} kB, {seconds:.1f} s")
+    print(f"{made.path}: {' '.join(names)}, {made.path.stat().st_size / 1000:,.0f} kB, {seconds:.1f} s")
     other = "" if model == "picturebook" or os.environ.get("NAMESAKE_MODEL") == model else f" --model {_quoted(model)}"
-    print(f'Next: namesake generate "{name} on the beach" --concept {_quoted(made.path)}{other}')
+    print(f'Next: namesake generate "{" next to ".join(names)} on the beach" --concept {_quoted(made.path)}{other}')
 
 
 @app.command()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from namesake.data.pictures import Picture
     from namesake.data.sources import Source
     from namesake.edits import Edit
-    from namesake.methods.date import Date, DateEncoder
+    from namesake.methods.date import Date, DateEncoder, Tuning
     from namesake.train.fit import EditModule
     from namesake.train.pretrain import Plan
     from namesake.train.tune import Method
@@ -49,12 +49,15 @@ COLD_START = "cold-start"  # the method where no encoder is at hand
 # were never learned, so a real word that says little stands for one.
 _SHORT = {"steps": 100, "batch": 4, "context": True}
 _LITTLE = {"rare_word": "thing"}
+_LORA = _SHORT | _LITTLE | {"layers": True, "rate": 4e-3}
 _BOOTH = _SHORT | _LITTLE | {"prior": 16, "rate": 3e-4}
 PICTUREBOOK: dict[str, dict[str, Any]] = {
+    "date": {"blend": 1.0, "extra_rank": 4, "layers": True, "context": True, "word_rate": 4e-2, "offset_rate": 2e-2},
     "cold-start": {"steps": 50, "layers": True, "blend": 1.0, "word_rate": 2e-2, "offset_rate": 1e-2},
-    "textual-inversion": _SHORT | {"rate": 1e-2},
+    "textual-inversion": _SHORT | {"rate": 2e-2},
     "textual-inversion-style": _SHORT | {"rate": 1e-2},
-    "lora": _SHORT | _LITTLE | {"layers": True, "rate": 4e-3},
+    "lora": _LORA,
+    "lora-text": _LORA,
     "lora-pti": _SHORT | {"layers": True, "word_rate": 1e-2, "late_word_rate": 2e-3, "rate": 6e-3},
     "dreambooth": _BOOTH,
     "dreambooth-text": _BOOTH | {"text_rate": 4e-5},
@@ -105,12 +108,14 @@ class Demo:
 def personalize(
     pictures: Sequence[Path | str],
     *,
-    word: str | None = None,
-    class_word: str | None = None,
+    word: str | Sequence[str] | None = None,
+    class_word: str | Sequence[str] | None = None,
     model: "str | Path | Backbone" = "picturebook",
     method: str | None = None,
     steps: int | None = None,
     seed: int = 0,
+    together: bool = False,
+    prior: Path | str | Sequence[Path | str] = (),
     mask: "bool | Path | str | Sequence[Path | str]" = False,
     until_settled: bool = False,
     encoder: str | None = None,
@@ -122,8 +127,11 @@ def personalize(
     pictures: files or folders with one or several pictures of one thing. word: such as "<my-cat>", by default made of
     the class. class_word: what it is; by default the nearest real word, by the model's image encoder. model: as
     `Backbone.load` takes it, or a Backbone. method: a name that `methods` lists; by default DATE where an encoder is at
-    hand for the model, else the cold start. steps: of tuning, 0 to 100,000. mask: where to look: True for what the alpha
-    channel leaves, or a file for each picture, light where the thing is. until_settled: end before that where the loss has
+    hand for the model, else the cold start. steps: of tuning, 0 to 100,000. together: each file or folder is a concept of
+    its own, and all are learned in one run, into one file; word and class_word then have one for each, or are None.
+    prior: files or folders with pictures of the class, one for each concept, instead of those that the model would draw
+    itself for a method with prior preservation. mask: where to look: True for what the alpha channel leaves, or a file for
+    each picture, light where the thing is. until_settled: end before that where the loss has
     settled (`namesake.train.tune.Dvar`). encoder: a file or hub id, "none" for a cold start; by default the one shipped
     for the model, if there is one. output: the file to write, or a folder for a file named after the word, or None to
     write nothing.
@@ -133,24 +141,37 @@ def personalize(
     if steps is not None:
         _number("steps", steps, 0, 100_000)
     _number("seed", seed, 0, 2**32 - 1)
-    if class_word is not None and not re.fullmatch(r"[^\W\d_]+([ '-][^\W\d_]+)*", class_word):
-        raise Refusal(f"The class {class_word!a} is no word; say what the picture shows, such as cat.")
-    if word is not None:
-        _well_formed(word)
+    groups = [[path] for path in pictures] if together else [pictures]
+    words, classes = _for_each("words", word, len(groups)), _for_each("classes", class_word, len(groups))
+    priors = _for_each("folders of pictures of the class", prior or None, len(groups))
+    for name in classes:
+        if name is not None and not re.fullmatch(r"[^\W\d_]+([ '-][^\W\d_]+)*", name):
+            raise Refusal(f"The class {name!a} is no word; say what the picture shows, such as cat.")
+    for name in words:
+        if name is not None:
+            _well_formed(name)
     if output is not None:
         output = _concept_place(Path(output))
-    if method is not None:
-        method_of(method, "")  # refused before anything is read
-        if encoder not in (None, "none"):
-            raise Refusal(f"The method {method} uses no encoder; leave out one of the two.")
+    chosen = method_of(method or COLD_START, "")  # refused before anything is read
+    if method is not None and encoder not in (None, "none"):
+        raise Refusal(f"The method {method} uses no encoder; leave out one of the two.")
+    if len(groups) > 1 and not (method and chosen.several):
+        raise Refusal(f"Concepts are learned together by {_those(several=True)}; name one of them with --method.")
+    if prior and not (method and chosen.prior):
+        raise Refusal(f"Pictures of the class serve {_those(several=False)}; name one of them with --method.")
     from namesake.data.pictures import read_pictures, with_masks
 
-    seen = read_pictures(pictures, mask_from_alpha=mask is True)
+    seen = [read_pictures(group, mask_from_alpha=mask is True) for group in groups]
     if not isinstance(mask, bool):
-        seen = with_masks(seen, [mask] if isinstance(mask, str | Path) else mask)
+        masked = iter(
+            with_masks([one for some in seen for one in some], [mask] if isinstance(mask, str | Path) else mask)
+        )
+        seen = [[next(masked) for _ in some] for some in seen]
+    beside = [read_pictures([path]) if path else [] for path in priors]
+    asked = [_Asked(*one) for one in zip(seen, words, classes, beside, strict=True)]
     clock = _Clock()
     backbone = _backbone(model, clock, report)
-    edit = _teach(backbone, seen, word, class_word, steps, seed, clock, report, method, until_settled, encoder)
+    edit = _teach(backbone, asked, clock, report, steps, seed, method, until_settled, encoder)
     if output is not None:
         if output.is_dir():
             output = _unused(output / f"{edit.placeholders[0].strip('<>')}.safetensors")
@@ -276,7 +297,7 @@ def generate_pictures(
     for one in edits:
         check_base(one, backbone, any_base)
     if seen:
-        edits = [_teach(backbone, seen, word, class_word, None, seed, clock, report)]
+        edits = [_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed)]
     _check_prompt(backbone, prompt, edits, report)
     if any_base:  # checked above; without a sketch it passes for any weights of its architecture
         edits = [replace(one, about=replace(one.about, sketch=None)) for one in edits]
@@ -384,7 +405,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     clock = _Clock()
     seen = read_pictures([example])
     backbone = _backbone("picturebook", clock, report)
-    edit = _teach(backbone, seen, word, class_word, None, 0, clock, report)
+    edit = _teach(backbone, [_Asked(seen, word, class_word)], clock, report)
     concept = place / f"{word.strip('<>')}.safetensors"
     edit.save(concept)
     article = "an" if class_word[0] in "aeiou" else "a"
@@ -433,83 +454,127 @@ def _backbone(model: "str | Path | Backbone", clock: _Clock, report: Report) -> 
         return Backbone.load(model)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A concept to learn: its pictures, the new word and the class where they were said, and pictures of the class."""
+
+    seen: "Sequence[Picture]"
+    word: str | None = None
+    class_word: str | None = None
+    prior: "Sequence[Picture]" = ()
+
+
+def _for_each(what: str, given: Any, count: int) -> list[Any]:
+    """One of something for each concept, or None for each."""
+    if given is None:
+        return [None] * count
+    listed = [given] if isinstance(given, str | Path) else list(given)
+    if len(listed) != count:
+        few = "for one concept (several are learned with --together)" if count == 1 else f"for {count} concepts"
+        raise Refusal(f"{len(listed)} {what} were given {few}; give one for each, in their order.")
+    return listed
+
+
+def _those(several: bool) -> str:
+    """The methods that learn several concepts in a run, or those with prior preservation."""
+    from namesake.methods import METHODS
+
+    return ", ".join(name for name, one in METHODS.items() if (one.several if several else one.prior))
+
+
+def _pixels(backbone: "Backbone", pictures: "Sequence[Picture]") -> "tuple[Tensor, Tensor | None]":
+    """Pictures as a model of these sides sees them, and their masks where some has one."""
+    import numpy as np
+    import torch
+
+    square = [one.squared(backbone.size) for one in pictures]
+    pixels = torch.from_numpy(np.stack([one.pixels for one in square]))
+    if all(one.mask is None for one in square):
+        return pixels, None
+    whole = np.ones(pixels.shape[1:3], bool)
+    return pixels, torch.from_numpy(np.stack([whole if one.mask is None else one.mask for one in square]))
+
+
 def _teach(
     backbone: "Backbone",
-    seen: "Sequence[Picture]",
-    word: str | None,
-    class_word: str | None,
-    steps: int | None,
-    seed: int,
+    asked: "Sequence[_Asked]",
     clock: _Clock,
     report: Report,
+    steps: int | None = None,
+    seed: int = 0,
     name: str | None = None,
     until_settled: bool = False,
     encoder: str | None = None,
 ) -> "Edit":
-    """The edit of a concept, by the method of that name."""
-    import numpy as np
-    import torch
-
+    """The edit of a concept, by the method of that name; of several, where it learns several in a run."""
     from namesake.edits import check_word
     from namesake.methods import date
     from namesake.train import tune
     from namesake.train.examples import class_of
 
-    square = [one.squared(backbone.size) for one in seen]
-    pixels = torch.from_numpy(np.stack([one.pixels for one in square]))
-    masks = None
-    if any(one.mask is not None for one in square):
-        whole = np.ones(pixels.shape[1:3], bool)
-        masks = torch.from_numpy(np.stack([whole if one.mask is None else one.mask for one in square]))
+    looks = [_pixels(backbone, one.seen) for one in asked]
     limit = OWN_WORLD.get(backbone.name)
-    if limit is not None:
+    for pixels, _ in looks:
+        if limit is None:
+            break
         errors = (backbone.decode(backbone.encode(pixels)).float() - pixels).abs().mean(-1)
         if errors.flatten(1).quantile(0.1, dim=1).max() > limit:
             report.warn(
                 f"The model {backbone.name} knows only its own drawings, and this picture does not look like one; "
                 "name a model of photographs with --model."
             )
-    options: dict[str, Any] = {"masks": masks, "seed": seed} | ({} if steps is None else {"steps": steps})
+    options: dict[str, Any] = {"seed": seed} | ({} if steps is None else {"steps": steps})
     network = encoder_of(backbone, encoder, report) if name is None else None
     if name is None:
         report.say("starting cold, without an encoder" if network is None else "starting from the encoder's prediction")
     if network is not None:
+        (one,), ((pixels, masks),) = asked, looks
         with clock("learning"), report.bar("learning") as progress:
             edit = date.personalize(
                 backbone,
                 network,
                 pixels,
-                word=word or network.word,
-                class_word=class_word,
+                word=one.word or network.word,
+                class_word=one.class_word,
+                masks=masks,
+                settings=tuning_of(backbone.name),
                 progress=progress,
                 **options,
             )
-        if word is None:  # named after the real word that the prediction is nearest to
+        if one.word is None:  # named after the real word that the prediction is nearest to
             edit = date.renamed(edit, _word_for(edit.about.class_word or ""))
         return _told(edit, report)
     method = method_of(name or COLD_START, backbone.name)
-    if class_word is None:
-        class_word, near = class_of(backbone, pixels)
-        reason = "it looks most like that" if near is not None else "this model cannot see pictures"
-        report.say(f'taking it for "{class_word}", as {reason}; say better with --class')
-    word = word or _word_for(class_word)
-    check_word(word, backbone.tokenizers)
-    options |= {"word": word, "class_word": class_word}
+    concepts: list[tune.Shown] = []
+    for one, (pixels, masks) in zip(asked, looks, strict=True):
+        class_word = one.class_word
+        if class_word is None:
+            class_word, near = class_of(backbone, pixels)
+            reason = "it looks most like that" if near is not None else "this model cannot see pictures"
+            report.say(f'taking it for "{class_word}", as {reason}; say better with --class')
+        word = one.word or _word_for(class_word, [other.word for other in concepts])
+        check_word(word, backbone.tokenizers)
+        concepts.append(tune.Shown(pixels, word, class_word, masks))
     if method.prior and steps != 0:
-        tune.word_vectors(backbone, method.reads(class_word))  # refused now rather than after the drawing
-        with clock("drawing the class"):
-            prompt = method.sentences[0].format(class_word)
-            options["prior"] = class_pictures(backbone, prompt, method.prior, report)
+        for place, (one, shown) in enumerate(zip(asked, concepts, strict=True)):
+            class_word = shown.class_word or ""
+            tune.word_vectors(backbone, method.reads(class_word, place))  # refused now rather than after the drawing
+            with clock("drawing the class"):
+                prompt = method.sentences[0].format(class_word)
+                drawn = None if one.prior else class_pictures(backbone, prompt, method.prior, report)
+            prior = _pixels(backbone, one.prior)[0] if drawn is None else drawn
+            concepts[place] = replace(shown, prior=prior)
     if until_settled:
         options["dvar"] = tune.Dvar.of(method.steps if steps is None else steps)
-    with clock("learning"), report.bar(f"learning {word}") as progress:
-        edit = tune.personalize(backbone, method, pixels, progress=progress, **options)
+    with clock("learning"), report.bar(f"learning {' '.join(one.word for one in concepts)}") as progress:
+        edit = tune.learn(backbone, method, concepts, progress=progress, **options)
     return _told(edit, report, until_settled)
 
 
-def _word_for(class_word: str) -> str:
-    """The new word for a class, such as <my-cat>."""
-    return f"<my-{'-'.join(re.findall('[a-z0-9]+', class_word.lower())) or 'thing'}>"
+def _word_for(class_word: str, taken: Sequence[str] = ()) -> str:
+    """The new word for a class, such as <my-cat>, and <my-cat-2> where that is taken."""
+    name = "-".join(re.findall("[a-z0-9]+", class_word.lower())) or "thing"
+    return next(word for n in range(len(taken) + 1) if (word := f"<my-{name}{f'-{n + 1}' * (n > 0)}>") not in taken)
 
 
 def _told(edit: "Edit", report: Report, until_settled: bool = False) -> "Edit":
@@ -527,6 +592,13 @@ def method_of(name: str, model: str) -> "Method":
     if name not in METHODS:
         raise Refusal(f"There is no method {name!a}; choose one of {', '.join(METHODS)}.")
     return replace(METHODS[name], **(PICTUREBOOK.get(name, {}) if model == "picturebook" else {}))
+
+
+def tuning_of(model: str) -> "Tuning":
+    """How DATE tunes a prediction on a model, by its short name."""
+    from namesake.methods.date import Tuning
+
+    return replace(Tuning(), **(PICTUREBOOK["date"] if model == "picturebook" else {}))
 
 
 def class_pictures(
@@ -844,7 +916,6 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
 
     from namesake.backbone import Backbone
     from namesake.backbone.shapes import Hollow, true_shape
-    from namesake.methods.date import Tuning
     from namesake.methods.dreambooth import DreamBooth
     from namesake.train.examples import Examples, encoded
     from namesake.train.fit import Batch, EditModule
@@ -854,7 +925,8 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
     device = "cpu" if own else "cuda"
     backbone = Hollow.of(Backbone.load(recipe.model, device="cpu")) if own else true_shape(name.partition("-")[0])
     encoder = recipe.encoder.network(backbone)
-    rows, tuned = batch or recipe.plan.batch, batch or Tuning().batch
+    settings = tuning_of(recipe.model)
+    rows, tuned = batch or recipe.plan.batch, batch or settings.batch
     word = "<my-it>"
     pictures = torch.empty(rows, backbone.size, backbone.size, 3, dtype=torch.uint8, device="meta")
     prompts = [f"a picture of {encoder.word}"] * rows
@@ -870,7 +942,7 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
 
     def begun() -> tuple[EditModule, Batch]:
         examples = Examples.of(backbone, pictures[:1], word, None, tuned)
-        module = Tuning(batch=tuned).start(
+        module = replace(settings, batch=tuned).start(
             backbone, encoder, pictures[:1], examples.latents[:1], word, recipe.encoder.base_word
         )
         return module, examples.batch(0, torch.Generator())

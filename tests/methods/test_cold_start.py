@@ -10,6 +10,7 @@ from namesake.edits import LowRankEdit, SecondPath, TokenEdit, layer_sites
 from namesake.errors import Refusal
 from namesake.generate import generate
 from namesake.methods.cold_start import ColdStart
+from namesake.methods.textual_inversion import StyleInversion
 from namesake.train.examples import Examples, _moved, class_of, describe
 from namesake.train.fit import dice
 from namesake.train.tune import personalize
@@ -92,27 +93,40 @@ def test_every_picture_is_seen_alike_in_sentences_that_the_model_knows(backbone,
     assert not any("picture" in prompt for prompt in known)
 
 
-def test_prompts_say_what_the_picture_shows_beside_the_thing(backbone, pictures, monkeypatch):
-    assert describe(backbone, pictures, "cat") == ""  # a model that cannot see
+def test_prompts_say_what_each_picture_shows_beside_the_thing(backbone, monkeypatch):
+    light = torch.full((1, 64, 64, 3), 200, dtype=torch.uint8)
+    pictures = torch.cat([light, light // 4])
+    assert describe(backbone, pictures, "cat") == ("{}", "{}")  # a model that cannot see
     asked = []
 
     def similarity(pictures, prompts):
         asked.extend(prompts)
+        place = "snow" if pictures.float().mean() > 128 else "city"
         return torch.tensor(
-            [0.2 * ("snow" in text) + 0.1 * ("neon" in text) + 0.5 * ("desert" in text) for text in prompts]
+            [0.2 * (place in text) + 0.1 * ("neon" in text) + 0.5 * ("desert" in text) for text in prompts]
         )
 
     monkeypatch.setattr(backbone, "similarity", similarity)
     monkeypatch.setattr(backbone, "unknown_words", lambda text: ["desert"] if "desert" in text else [])
-    assert describe(backbone, pictures, "cat") == " in the snow, neon"
+    frames = describe(backbone, pictures, "cat")
+    assert frames == ("{} in the snow, neon", "{} in the city, neon")
     assert asked[0] == "a picture of a cat"
     assert not any("desert" in text for text in asked)
-    prompts = Examples.of(backbone, pictures, "<it>", None, 4, beside=" in the snow, neon").prompts
-    assert all(prompt.endswith(" in the snow, neon") for prompt in prompts)
+    examples = Examples.of(backbone, pictures, "<it>", None, 4, frames=frames)
+    batch = examples.batch(0, dice(0, 0))
+    shown = [int((latents - examples.latents[1]).abs().max() == 0) for latents in batch.latents]
+    assert sorted(shown) == [0, 0, 1, 1]
+    for which, prompt in zip(shown, batch.prompts, strict=True):
+        assert prompt.endswith((" in the snow, neon", " in the city, neon")[which])
     edit = personalize(backbone, ColdStart(), pictures, class_word="cat", steps=0)
-    assert edit.about.settings["context"] == "in the snow, neon"
+    assert edit.about.settings["context"] == "... in the snow, neon; ... in the city, neon"
     plain = personalize(backbone, ColdStart(context=False), pictures, class_word="cat", steps=0)
     assert plain.about.settings["context"] == ""
+    # Of a style the thing and its place are told, and the style is not: the word is to take that up.
+    monkeypatch.setattr(backbone, "nearest_words", lambda pictures, count: [("dog", 0.3)])
+    assert describe(backbone, pictures, None) == ("a dog in the snow, {}", "a dog in the city, {}")
+    style = personalize(backbone, StyleInversion(context=True), pictures, class_word="drawing", steps=0)
+    assert style.about.settings["context"] == "a dog in the snow, ...; a dog in the city, ..."
 
 
 def test_shifted_variants_and_masks_move_together(backbone):

@@ -39,6 +39,13 @@ def lora(backbone, rank=4):
     return sum(rank * (site.in_dim + site.out_dim) for site in backbone.sites)
 
 
+def text_lora(backbone, rank=4):
+    """Four square projections in each layer; SDXL's first encoder is read before its last one."""
+    layers = [e.config.num_hidden_layers for e in backbone.text_encoders]
+    layers[0] -= backbone.name == "sdxl"
+    return sum(4 * n * rank * 2 * e.config.hidden_size for n, e in zip(layers, backbone.text_encoders, strict=True))
+
+
 def keys_and_values(backbone):
     names = ("attn2.to_k.weight", "attn2.to_v.weight")
     return sum(p.numel() for name, p in backbone.unet.named_parameters() if name.endswith(names))
@@ -74,6 +81,12 @@ ROWS = {
         {"rate": 1e-2, "copies": 3}, "cat cat cat", lambda b: 3 * vectors(b, "cat"), lambda b: 3 * vectors(b, "cat")
     ),
     "lora": Row({"rate": 1e-3}, "sks cat", lora, lambda b: lora(b) + vectors(b, "sks cat")),
+    "lora-text": Row(
+        {"rate": 1e-3},
+        "sks cat",
+        lambda b: lora(b) + text_lora(b),
+        lambda b: lora(b) + text_lora(b) + vectors(b, "sks cat"),
+    ),
     "lora-pti": Row(
         {"word_rate": 5e-3, "late_word_rate": 1e-3, "rate": 1e-3, "latest": 1.0},
         "cat",

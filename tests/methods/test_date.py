@@ -23,10 +23,9 @@ from namesake.methods.date import (
     personalize,
     read_note,
     row,
-    widened,
 )
 from namesake.train.fit import Batch, Phase, fit
-from namesake.train.tune import real_vectors
+from namesake.train.tune import real_vectors, sites_of
 
 SMALL = Date(base_word="thing", width=64, blocks=1, layers=1, rank=2)
 KINDS = ("picturebook", "sd15", "sd21", "sdxl")
@@ -378,21 +377,30 @@ def test_tuning_moves_the_prediction_and_lowers_what_it_minds(each):
     assert 0 < max(moved) < 2 * 2e-3 * 1.01
 
 
-def test_an_appended_rank_has_no_effect_yet_and_is_tuned(backbone):
+@pytest.mark.parametrize("layers", [False, True])
+def test_extra_ranks_have_no_effect_yet_and_are_tuned(backbone, layers):
     batch, encoder = batch_of(backbone), stirred(SMALL.network(backbone))
-    low = row(encoder(batch), 0).of(LowRankEdit)[0]
-    wide = widened(low, backbone.sites, 3)
-    for path, (down, up) in low.factors.items():
-        a, b = wide.factors[path]
-        assert a.shape[0] == 5
-        torch.testing.assert_close(wide.alpha / 5 * b @ a, low.alpha / 2 * up @ down)
-        assert a[2:].abs().min() > 0
+    settings = Tuning(extra_rank=3, layers=layers, blend=1.0, batch=2)
+    latents = backbone.encode(batch.pictures)
+    module = settings.start(backbone, encoder, batch.pictures[:1], latents[:1], encoder.word)
+    predicted, extra = module.start.of(LowRankEdit)
+    wanted = row(encoder(Batch(latents[:1], ["x"], pictures=batch.pictures[:1])), 0).of(LowRankEdit)[0]
+    for path, pair in wanted.factors.items():
+        assert all(torch.equal(a, b) for a, b in zip(pair, predicted.factors[path], strict=True))
+    assert set(extra.factors) == {site.path for site in sites_of(backbone, layers)}
+    assert len(extra.factors) > len(backbone.sites) or not layers
+    assert all(down.shape[0] == 3 and not up.any() for down, up in extra.factors.values())
+    edit = personalize(backbone, encoder, batch.pictures, steps=1, settings=settings)
+    factors = edit.of(LowRankEdit)[1].factors
+    # Of the pictures here the middle block sees one place, where its self-attention has nothing to choose from.
+    assert all(up.any() for path, (_, up) in factors.items() if "attn2" in path or "conv" in path)
+
+
+def test_without_a_hypernetwork_only_extra_ranks_are_tuned(backbone):
+    batch = batch_of(backbone)
     word = replace(SMALL, rank=0).network(backbone)
     edit = personalize(backbone, word, batch.pictures, steps=1, settings=Tuning(extra_rank=3, batch=2))
-    factors = edit.of(LowRankEdit)[0].factors
-    assert all(down.shape[0] == 3 for down, _ in factors.values())
-    # Of the pictures here the middle block sees one place, where its self-attention has nothing to choose from.
-    assert all(up.any() for path, (_, up) in factors.items() if "attn2" in path)
+    assert [low.alpha for low in edit.of(LowRankEdit)] == [3.0]
     alone = personalize(backbone, word, batch.pictures, steps=1, settings=Tuning(batch=2))
     assert not alone.of(LowRankEdit)
 

@@ -30,6 +30,7 @@ def counted():
         (TextualInversion(), 768),
         (TextualInversion(copies=3), 3 * 768),
         (Lora(), 797_184),
+        (Lora(text=True), 797_184 + 294_912),
         (LoraPti(), 797_184 + 768),
         (DreamBooth(), 859_520_964),
         (DreamBooth(rare_word="toy", word_rate=1e-4), 859_520_964 + 768),
@@ -43,10 +44,11 @@ def test_trained_parameters_at_true_sizes_are_the_published_ones(counted, method
     assert all(p.is_meta for p in module.parameters())
 
 
-def test_lora_has_the_parameters_and_the_outputs_of_peft(backbone):
+@pytest.mark.parametrize("on_text", [False, True])
+def test_lora_has_the_parameters_and_the_outputs_of_peft(backbone, on_text):
     from peft import LoraConfig
 
-    low = lora_of(backbone, 4, seed=0)
+    low = lora_of(backbone, 4, seed=0, text=on_text)
     chance = torch.Generator().manual_seed(1)
     factors = {path: (down, torch.randn(up.shape, generator=chance) * 0.1) for path, (down, up) in low.factors.items()}
     low = replace(low, factors=factors)
@@ -54,6 +56,12 @@ def test_lora_has_the_parameters_and_the_outputs_of_peft(backbone):
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
     unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=targets))
     theirs = {name: p for name, p in unet.named_parameters() if "lora_" in name}
+    reader = copy.deepcopy(backbone.text_encoders[0])
+    if on_text:
+        targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
+        reader.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=targets))
+        named = {name.removeprefix("text_model."): p for name, p in reader.named_parameters() if "lora_" in name}
+        theirs |= {f"text_encoder.{name}": p for name, p in named.items()}
     assert len(theirs) == 2 * len(low.factors)
     with torch.no_grad():
         for path, (down, up) in low.factors.items():
@@ -65,7 +73,8 @@ def test_lora_has_the_parameters_and_the_outputs_of_peft(backbone):
             theirs[f"{path}.lora_B.default.weight"].copy_(up)
         latents, t = torch.randn(2, 4, 8, 8, generator=chance), torch.tensor([300, 700])
         prompts = ["a dog", "a cat on the beach"]  # without the word: LoRA acts on every prompt
-        wanted = unet(latents, t, backbone.text(prompts).states).sample
+        ids = backbone.tokenizers[0](prompts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+        wanted = unet(latents, t, reader(ids).last_hidden_state).sample
         edit = replace(Lora().edit(backbone, {"<it>": "cat"}), parts=(low,))
         with edited(backbone, edit):
             found = backbone.denoise(latents, t, backbone.text(prompts))

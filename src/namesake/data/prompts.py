@@ -34,11 +34,6 @@ STYLE_TEMPLATES = (
 )
 
 
-def fill(word: str, templates: tuple[str, ...] = TEMPLATES, beside: str = "") -> tuple[str, ...]:
-    """Every template with `word` (a placeholder or a class word) in its place, and what the picture shows beside it."""
-    return tuple(template.format(word) + beside for template in templates)
-
-
 PLACES = (
     "on the beach", "in the forest", "in the snow", "in the city", "in the street", "in the desert", "underwater",
     "in space", "in the kitchen", "on a wooden table", "in a meadow", "in the grass", "in the garden", "at sunset",

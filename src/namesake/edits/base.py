@@ -135,11 +135,38 @@ def layer_sites(backbone: Editable) -> dict[str, Site]:
     return sites
 
 
+def text_sites(backbone: Editable) -> dict[str, Site]:
+    """The attention projections of the text encoders by path: "text_encoder.encoder.layers.0.self_attn.q_proj", ..."""
+    sites = {}
+    for room, encoder in _rooms(backbone).items():
+        if room == "unet":
+            continue
+        for name, layer in encoder.named_modules():
+            if type(layer) is nn.Linear and ".self_attn." in name:
+                path = f"{room}.{name.removeprefix('text_model.')}"
+                sites[path] = Site(path, "text", layer.in_features, layer.out_features)
+    return sites
+
+
 def sites_at(backbone: Editable, paths: Collection[str]) -> dict[str, Site]:
-    """The sites of a model by path: the attention projections, and where these do not hold all of `paths` those outside
-    the attentions too."""
+    """The sites of a model by path: the U-Net's attention projections, and where these do not hold all of `paths` those
+    outside the attentions and those of the text encoders too."""
     inside = {site.path: site for site in backbone.sites}
-    return inside if inside.keys() >= set(paths) else inside | layer_sites(backbone)
+    return inside if inside.keys() >= set(paths) else inside | layer_sites(backbone) | text_sites(backbone)
+
+
+def layer_at(backbone: Editable, path: str) -> nn.Module:
+    """The module at a site's path."""
+    found = owner(backbone, f"{path}.weight") if path.startswith("text_encoder") else None
+    return backbone.unet.get_submodule(path) if found is None else found[0]
+
+
+def _rooms(backbone: Editable) -> dict[str, nn.Module]:
+    """The models that an edit may change, by the first part of a name."""
+    rooms: dict[str, nn.Module] = {"unet": backbone.unet}
+    for number, encoder in enumerate(backbone.text_encoders):
+        rooms["text_encoder" if number == 0 else f"text_encoder_{number + 1}"] = encoder
+    return rooms
 
 
 def owner(backbone: Editable, name: str) -> tuple[nn.Module, str] | None:
@@ -148,10 +175,7 @@ def owner(backbone: Editable, name: str) -> tuple[nn.Module, str] | None:
     transformers before 5.6 nests `CLIPTextModel` in `text_model`; the name is found in both forms.
     """
     room, _, path = name.partition(".")
-    rooms: dict[str, nn.Module] = {"unet": backbone.unet}
-    for number, encoder in enumerate(backbone.text_encoders):
-        rooms["text_encoder" if number == 0 else f"text_encoder_{number + 1}"] = encoder
-    root = rooms.get(room)
+    root = _rooms(backbone).get(room)
     if root is None:
         return None
     for form in (path, f"text_model.{path}", path.removeprefix("text_model.")):

@@ -26,10 +26,11 @@ MAX_RANK = 1024  # no attention matrix of SD or SDXL is wider than 2,048; a high
 
 @dataclass(frozen=True)
 class Site:
-    """A place of a U-Net where a low-rank offset can act, as data: an attention projection, or another layer.
+    """A place where a low-rank offset can act, as data: an attention projection of the U-Net, or another layer.
 
     `path` is the module's path in the U-Net ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"), `role` one
-    of `ROLES`, or "linear" or "convolution" outside the attentions; `in_dim` and `out_dim` are the widths of its weight
+    of `ROLES`, "linear" or "convolution" outside the attentions, or "text", an attention projection of a text encoder
+    ("text_encoder.encoder.layers.0.self_attn.q_proj"); `in_dim` and `out_dim` are the widths of its weight
     `[out_dim, in_dim]`, a convolution's `[out, in, k, k]` taken as `[out, in * k * k]`.
     """
 
@@ -91,8 +92,9 @@ class LowRankEdit:
     `factors` maps a site's path to `(down [r, in], up [out, r])`. With a leading batch axis on both there is one offset
     for each row of the batch; they are then applied to activations, and no weight per sample is ever built.
 
-    Sites outside the attentions are always in the weights: they serve every row and have no batch axis. Both paths of a
-    `SecondPath` see the same input there, so equation 3 makes of them `W + blend * (alpha / r) up @ down`.
+    Sites outside the U-Net's attentions are always in the weights: they serve every row and have no batch axis. Both
+    paths of a `SecondPath` see the same input there, so equation 3 makes of them `W + blend * (alpha / r) up @ down`;
+    those of a text encoder serve both paths in this form too.
     """
 
     factors: Mapping[str, tuple[Float[Tensor, "... _r _in"], Float[Tensor, "... _out _r"]]]

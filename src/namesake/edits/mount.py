@@ -4,7 +4,8 @@
 the model as it was, to the bit and object by object. Two mechanisms:
 
 - What the whole batch shares and is linear in the weights is merged into a copy, and the parameter object is swapped.
-  So are offsets outside the attentions: no text reaches the layers there, so nothing could tell their rows apart.
+  So are offsets outside the U-Net's attentions: no text reaches the layers there, so nothing could tell their rows
+  apart, and the text encoders' states are what rows are told apart by.
 - Everything else is hooks. A hook reads its buffers and its arguments. Which rows an edit acts on is told by features
   that travel with the text states: a transformer block reads them from its own arguments and holds them, for the time
   of its call, for the attentions and projections inside, since self-attention receives no text. diffusers checkpoints
@@ -30,7 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from namesake.edits.base import check_base, embedding, owner, sites_at
+from namesake.edits.base import check_base, embedding, layer_at, owner, sites_at
 from namesake.edits.kinds import Edit, Editable, LowRankEdit, SecondPath, TokenEdit, WeightEdit
 from namesake.edits.stack import stack
 from namesake.edits.words import Reader, Word
@@ -247,7 +248,8 @@ class Mount:
         weight = next(p for p in unet.parameters() if p.is_floating_point())
         # A projection that is not a plain linear (quantised, or wrapped by peft) takes its offset by a hook.
         inside = [path for path in layout.ranks if path in sites]
-        self._outside = {id(unet.get_submodule(path)): path for path in layout.ranks if path not in sites}
+        outside = {path: layer_at(backbone, path) for path in layout.ranks if path not in sites}
+        self._outside = {id(module): path for path, module in outside.items()}
         if self._outside and layout.batch is not None:
             raise Refusal("Offsets outside the attentions cannot differ from row to row; give one for all rows.")
         self._merged = layout.merged and all(type(unet.get_submodule(path)) is nn.Linear for path in inside)
@@ -257,7 +259,7 @@ class Mount:
         self.blend = torch.ones((), device=weight.device, dtype=weight.dtype)
         self._owners = torch.zeros(self._flags, max(layout.parts, 1), device=weight.device)
         self._always = torch.zeros(max(layout.parts, 1), device=weight.device)
-        frozen = not any(name.startswith("text_encoder") for name in layout.weights)
+        frozen = not any(name.startswith("text_encoder") for name in (*layout.weights, *layout.ranks))
         self._readers = [
             Reader(number, encoder, tokenizer, layout.paths, self._flags, self.blend, frozen)
             for number, (encoder, tokenizer) in enumerate(zip(backbone.text_encoders, backbone.tokenizers, strict=True))
@@ -277,7 +279,7 @@ class Mount:
         if self._hooked or layout.paths == "both":
             self._install_blocks()
         swaps = [(self._slots[path].module, "weight") for path in self._slots if self._merged]
-        swaps += [(unet.get_submodule(path), "weight") for path in self._outside.values()]
+        swaps += [(module, "weight") for module in outside.values()]
         for name in layout.weights:
             found = owner(backbone, name)
             if found is None:

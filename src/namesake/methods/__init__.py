@@ -13,6 +13,7 @@ METHODS: dict[str, Method] = {
     "textual-inversion": TextualInversion(),
     "textual-inversion-style": StyleInversion(),
     "lora": Lora(),
+    "lora-text": Lora(text=True),
     "lora-pti": LoraPti(),
     "dreambooth": DreamBooth(),
     "dreambooth-text": DreamBooth(text_rate=2e-6),

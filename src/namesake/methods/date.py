@@ -33,15 +33,15 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
-from namesake.edits import Edit, LowRankEdit, SecondPath, Site, TokenEdit, about, sketch
+from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, sketch
 from namesake.edits.base import embedding, number, same_base
 from namesake.edits.file import write
 from namesake.errors import Refusal
 from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
-from namesake.train.examples import Examples, check_shown
+from namesake.train.examples import Examples, check_shown, describe, encoded
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
 from namesake.train.pretrain import gathered
-from namesake.train.tune import real_vectors
+from namesake.train.tune import real_vectors, sites_of, told_context
 
 DENOISER = ("reference", "current")
 REGULARIZERS = ("contrastive", "nearest", "norm", "none")
@@ -433,8 +433,10 @@ class Tuning:
     blend: the share of the new word's path, when tuning and when drawing (0.25); 1 leaves the hard path out. batch:
     rows of a step. word_rate, offset_rate: first learning rates (2e-3). word_anchor, offset_anchor: L2 to the
     prediction, see `TunedEdit`; not optional, since 12 steps at this rate could carry a word of Stable Diffusion
-    further than it is long. extra_rank: of offsets without effect that are appended to the predicted ones and tuned
-    with them (after HyperDreamBooth), 0..64.
+    further than it is long. extra_rank: of offsets without effect that stand beside the predicted ones and are tuned
+    with them (after HyperDreamBooth), 0..64. layers: these are on every other linear map and convolution of the U-Net
+    too, which a U-Net without attention on its finest level needs. context: whether the sentences say what the pictures
+    show beside the thing, where an image encoder can tell.
     """
 
     blend: float = 0.25
@@ -444,6 +446,8 @@ class Tuning:
     word_anchor: float = 1e-2
     offset_anchor: float = 1e-3
     extra_rank: int = 0
+    layers: bool = False
+    context: bool = False
 
     def start(
         self,
@@ -470,8 +474,7 @@ class Tuning:
         token = replace(edit.of(TokenEdit)[0], placeholder=word)
         lows = edit.of(LowRankEdit)
         if self.extra_rank:
-            sites, more = backbone.sites, self.extra_rank
-            lows = (widened(lows[0], sites, more, seed) if lows else idle_offsets(sites, more, seed),)
+            lows = (*lows, idle_offsets(sites_of(backbone, self.layers), self.extra_rank, seed))
         hard = hard_word(backbone, token.vectors) if class_word is None else class_word
         if not hard.strip():
             raise Refusal("The class is empty; say what the picture shows, such as cat, or leave it to the encoder.")
@@ -505,16 +508,6 @@ def renamed(edit: Edit, word: str) -> Edit:
     """The edit of one word under another one."""
     parts = [replace(part, placeholder=word) if isinstance(part, TokenEdit) else part for part in edit.parts]
     return Edit(tuple(parts), edit.about)
-
-
-def widened(low: LowRankEdit, sites: tuple[Site, ...], extra: int, seed: int = 0) -> LowRankEdit:
-    """The same offsets with `extra` ranks more, which have no effect yet (`idle_offsets`)."""
-    factors = {}
-    for path, (down, up) in idle_offsets(sites, extra, seed).factors.items():
-        a, b = low.factors[path]
-        factors[path] = (torch.cat([a, down.to(a)]), torch.cat([b, up.to(b)], dim=1))
-    rank = next(iter(low.factors.values()))[0].shape[0]
-    return replace(low, factors=factors, alpha=low.alpha * (rank + extra) / rank)  # alpha / r stays
 
 
 def personalize(
@@ -554,9 +547,11 @@ def personalize(
     """
     settings = settings or Tuning()
     check_shown(backbone, word, pictures)
-    examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed)
-    module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed)
-    return fit(
+    module = settings.start(backbone, encoder, pictures[:1], encoded(backbone, pictures[:1]), word, class_word, seed)
+    hard = module.start.about.class_word or ""
+    frames = describe(backbone, pictures, hard) if settings.context else ()
+    examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed, frames=frames)
+    edit = fit(
         backbone,
         module,
         examples.batch,
@@ -566,3 +561,4 @@ def personalize(
         progress=progress,
         strip=strip,
     )
+    return told_context(edit, frames)

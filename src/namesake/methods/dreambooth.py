@@ -19,15 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.edits import Edit, WeightEdit
-from namesake.edits.base import embedding
 from namesake.train.fit import Phase, TunedEdit
-from namesake.train.tune import Method, real_vectors, tokens
+from namesake.train.tune import Method, real_vectors, text_weights, tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,29 +67,6 @@ class DreamBooth(Method):
             return (Phase(whole, fall=1.0),)
         both = Phase(whole | {"words": self.word_rate}, self.share, fall=1.0)
         return (both, Phase(whole, 1 - self.share, fall=1.0))
-
-
-def text_weights(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights of the text encoders that a prompt passes through, by the names of a `WeightEdit`, without the table of
-    words. SDXL reads the first encoder before its last layer, so what comes after is not among them."""
-    named = {
-        f"text_encoder{'' if number == 0 else f'_{number + 1}'}.{name}": weight
-        for number, encoder in enumerate(backbone.text_encoders)
-        for name, weight in encoder.named_parameters()
-        if weight is not embedding(encoder)
-    }
-    asked = [weight.requires_grad for weight in named.values()]
-    try:
-        for weight in named.values():
-            weight.requires_grad_(True)
-        with torch.enable_grad():
-            told = backbone.text(["a"])
-            total = told.states.sum() + (0 if told.pooled is None else told.pooled.sum())
-            gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-    finally:
-        for weight, before in zip(named.values(), asked, strict=True):
-            weight.requires_grad_(before)
-    return {name: weight for (name, weight), one in zip(named.items(), gradients, strict=True) if one is not None}
 
 
 class RetractedWords(TunedEdit):

@@ -56,3 +56,4 @@ class StyleInversion(TextualInversion):
 
     name: ClassVar[str] = "Textual Inversion of a style"
     sentences: ClassVar[tuple[str, ...]] = STYLE_TEMPLATES
+    of_style: ClassVar[bool] = True

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.data.prompts import NO_THINGS, PLACES, STYLES, TEMPLATES, fill
+from namesake.data.prompts import NO_THINGS, PLACES, STYLES, TEMPLATES
 from namesake.edits import check_word
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
@@ -31,11 +31,10 @@ def check_shown(backbone: Backbone, word: str, pictures: UInt8[Tensor, "B H W 3"
         raise Refusal("There is no picture; give one or several of one thing.")
 
 
-def sentences(backbone: Backbone, word: str, templates: Sequence[str], beside: str = "") -> tuple[str, ...]:
-    """The templates filled with a word and with what is said beside it, those that the model knows every word of; the
-    word alone where there is none."""
-    filled = fill(word, tuple(templates), beside)
-    return tuple(prompt for prompt in filled if not backbone.unknown_words(prompt)) or (word + beside,)
+def sentences(backbone: Backbone, word: str, templates: Sequence[str]) -> tuple[str, ...]:
+    """The templates filled with a word, those that the model knows every word of; the word alone where there is none."""
+    filled = tuple(template.format(word) for template in templates)
+    return tuple(prompt for prompt in filled if not backbone.unknown_words(prompt)) or (word,)
 
 
 def encoded(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
@@ -52,23 +51,28 @@ def class_of(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> tuple[st
     return next(((word, near) for word, near in found or () if word not in NO_THINGS), (DEFAULT_CLASS, None))
 
 
-def describe(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str) -> str:
-    """What pictures show beside their thing, such as " in the snow, watercolor"; "" where nothing describes them better.
+def describe(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str | None) -> tuple[str, ...]:
+    """What each picture shows beside its thing, as a frame for sentences: "{} in the snow, watercolor", and "{}" where
+    nothing describes it better; of a style the thing and its place, "a cat in the snow, {}".
 
     A tuned word takes up all that its pictures show and its prompts do not say, a place as readily as the thing. What
     the prompts say, it need not (measured in LOG.md). A model that cannot see pictures says nothing.
 
     Args:
-        thing: the class word.
+        thing: the class word; None where the pictures are shown for their style.
     """
-    said = ""
-    for options in ([f" {place}" for place in PLACES], [f", {style}" for style in STYLES]):
-        ends = [said, *(said + option for option in options if not backbone.unknown_words(option))]
-        similarity = backbone.similarity(pictures, [f"a picture of a {thing}{end}" for end in ends])
-        if similarity is None:
-            return ""
-        said = ends[int(similarity.argmax())]
-    return said
+    frames = []
+    for picture in pictures.split(1):
+        shown = thing or class_of(backbone, picture)[0]
+        said = ""
+        for options in ([f" {place}" for place in PLACES], [f", {style}" for style in STYLES if thing]):
+            ends = [said, *(said + option for option in options if not backbone.unknown_words(option))]
+            similarity = backbone.similarity(picture, [f"a picture of a {shown}{end}" for end in ends])
+            if similarity is None:
+                return ("{}",) * len(pictures)
+            said = ends[int(similarity.argmax())]
+        frames.append(f"{{}}{said}" if thing else f"a {shown}{said}, {{}}")
+    return tuple(frames)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,8 @@ class Examples:
     """The pictures of one concept as tuning sees them, encoded once.
 
     latents, masks: variants of all pictures, one picture after the other. prompts: the templates with the new word.
-    openings: for each variant what is said before the sentence; by default nothing.
+    openings: for each variant what is said before the sentence; by default nothing. frames: for each picture what is said
+    around it, see `describe`; by default nothing.
     """
 
     latents: Float[Tensor, "K C h w"]
@@ -85,6 +90,7 @@ class Examples:
     pictures: int
     rows: int
     openings: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
 
     @staticmethod
     def of(
@@ -97,14 +103,14 @@ class Examples:
         seed: int = 0,
         templates: tuple[str, ...] = TEMPLATES,
         scaled: bool = False,
-        beside: str = "",
+        frames: tuple[str, ...] = (),
     ) -> "Examples":
         """Encode pictures, `rows` to a batch; where `shift` (a share of the side) is not 0, each in variants moved
         about by up to so much; where `scaled`, each at nine scales (Kumari et al. 2022, section 3.2): smaller on gray,
         where the loss then does not count, or cropped, and the sentence says so. The sentences are those of the
-        templates that the model knows every word of, and the word alone where there is none; `beside` is what the
-        pictures show beside the thing (`describe`), and every sentence says it."""
-        said = sentences(backbone, word, templates, beside)
+        templates that the model knows every word of, and the word alone where there is none; `frames` say what each
+        picture shows beside the thing (`describe`)."""
+        said = sentences(backbone, word, templates)
         seen, kept = [pictures], [masks]
         if shift:
             reach = round(shift * pictures.shape[1])
@@ -123,7 +129,7 @@ class Examples:
                 raise Refusal("A picture's mask is empty; give a picture whose alpha shows the thing, or no mask.")
             whole = torch.stack([one for one in kept if one is not None], dim=1).flatten(0, 1)
             pooled = F.adaptive_avg_pool2d(whole[:, None].float(), (latents.shape[2], latents.shape[3]))
-        return Examples(latents, pooled, said, len(pictures), rows, tuple(openings))
+        return Examples(latents, pooled, said, len(pictures), rows, tuple(openings), frames)
 
     def batch(self, step: int, chance: torch.Generator) -> Batch:
         """Every picture as often as any other over the run, in a variant and a sentence drawn at random."""
@@ -133,6 +139,8 @@ class Examples:
         places = which * variants + torch.randint(variants, (self.rows,), generator=chance)
         sentences = torch.cat([torch.randperm(len(self.prompts), generator=chance) for _ in range(self.rows)])
         prompts = [self.prompts[i] for i in sentences[: self.rows].tolist()]
+        if self.frames:
+            prompts = [self.frames[place].format(said) for place, said in zip(which.tolist(), prompts, strict=True)]
         if self.openings:
             said = [self.openings[place % variants] for place in places.tolist()]
             prompts = [f"{opening} {prompt}".strip() for opening, prompt in zip(said, prompts, strict=True)]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from namesake.backbone import Backbone
 from namesake.edits import Edit, Layout, LowRankEdit, Mount, Part, Site, TokenEdit, WeightEdit, mount
-from namesake.edits.base import number
+from namesake.edits.base import layer_at, number
 from namesake.errors import Refusal
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -143,7 +143,9 @@ class TunedEdit(EditModule):
         self.to(backbone.device)
         self._begin = [[p.detach().clone() for p in group] for group in (self.words, self.down, self.up)]
         anchored = lows if offset_anchor else []
-        sizes = [backbone.unet.get_submodule(path).weight.detach().float().square().sum() for _, path in anchored]
+        sizes = [
+            layer_at(backbone, path).get_parameter("weight").detach().float().square().sum() for _, path in anchored
+        ]
         self._factors = [
             (low.alpha / low.factors[path][0].shape[-2]) ** 2 / number(size)
             for (low, path), size in zip(anchored, sizes, strict=True)

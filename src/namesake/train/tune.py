@@ -18,7 +18,7 @@ from torch import Tensor
 from namesake.backbone import Backbone
 from namesake.data.prompts import TEMPLATES
 from namesake.edits import Edit, LowRankEdit, Part, Site, TokenEdit, about, layer_sites
-from namesake.edits.base import embedding
+from namesake.edits.base import embedding, layer_at, text_sites
 from namesake.errors import Refusal
 from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe
 from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, idle_offsets, loss_of, min_snr, stratified, timesteps
@@ -34,6 +34,7 @@ class Method:
         name: the field's name for the method.
         trains, stores: what it trains, in a few words, and the size of its file for Stable Diffusion 1.5.
         several: whether it learns several concepts in one run.
+        of_style: whether the word is to mean how the pictures are drawn, and not what they show.
         sentences: the templates of its sentences, "{}" being the new word.
         steps: of a run, by default; 0 or more.
         batch: rows of the concept in each step, 1..64.
@@ -50,6 +51,7 @@ class Method:
     stores: ClassVar[str]
     sentences: ClassVar[tuple[str, ...]] = TEMPLATES
     several: ClassVar[bool] = False
+    of_style: ClassVar[bool] = False
 
     steps: int = 1000
     batch: int = 4
@@ -139,17 +141,48 @@ def word_norms(backbone: Backbone) -> tuple[Float[Tensor, ""], ...]:
     return tuple(vectors.norm(dim=-1).mean() for vectors in real_vectors(backbone))
 
 
-def sites_of(backbone: Backbone, layers: bool) -> tuple[Site, ...]:
-    """The attention projections, and with `layers` every other linear map and convolution of the U-Net too."""
-    return (*backbone.sites, *(layer_sites(backbone).values() if layers else ()))
+def text_weights(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights of the text encoders that a prompt passes through, by the names of a `WeightEdit`, without the table of
+    words. SDXL reads the first encoder before its last layer, so what comes after is not among them."""
+    named = {
+        f"text_encoder{'' if number == 0 else f'_{number + 1}'}.{name}": weight
+        for number, encoder in enumerate(backbone.text_encoders)
+        for name, weight in encoder.named_parameters()
+        if weight is not embedding(encoder)
+    }
+    asked = [weight.requires_grad for weight in named.values()]
+    try:
+        for weight in named.values():
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            told = backbone.text(["a"])
+            total = told.states.sum() + (0 if told.pooled is None else told.pooled.sum())
+            gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    finally:
+        for weight, before in zip(named.values(), asked, strict=True):
+            weight.requires_grad_(before)
+    return {name: weight for (name, weight), one in zip(named.items(), gradients, strict=True) if one is not None}
 
 
-def lora_of(backbone: Backbone, rank: int, seed: int, layers: bool = False) -> LowRankEdit:
-    """Offsets of no effect on every attention projection, or on all `layers`, for every prompt: LoRA as peft has it.
+def sites_of(backbone: Backbone, layers: bool, text: bool = False) -> tuple[Site, ...]:
+    """The U-Net's attention projections, with `layers` every other linear map and convolution of it too, with `text` the
+    attention projections of the text encoders that a prompt passes through."""
+    sites = list(backbone.sites)
+    if layers:
+        sites += layer_sites(backbone).values()
+    if text:
+        reached = {id(weight) for weight in text_weights(backbone).values()}
+        sites += [s for path, s in text_sites(backbone).items() if id(layer_at(backbone, path).weight) in reached]
+    return tuple(sites)
+
+
+def lora_of(backbone: Backbone, rank: int, seed: int, layers: bool = False, text: bool = False) -> LowRankEdit:
+    """Offsets of no effect on every attention projection, for every prompt: LoRA as peft has it. layers, text: see
+    `sites_of`.
 
     `down` is normal with standard deviation 1 / r (peft's "gaussian"), `up` zero, alpha = r.
     """
-    return replace(idle_offsets(sites_of(backbone, layers), rank, seed, shrink=rank), words=())
+    return replace(idle_offsets(sites_of(backbone, layers, text), rank, seed, shrink=rank), words=())
 
 
 def variance_ratio(losses: list[float], window: int) -> float:
@@ -315,7 +348,8 @@ def learn(
     own, prior, said = [], [], []
     rows = max(1, method.batch // len(shown))
     for one in shown:
-        said.append(describe(backbone, one.pictures, words[one.word]) if method.context else "")
+        thing = None if method.of_style else words[one.word]
+        said.append(describe(backbone, one.pictures, thing) if method.context else ())
         own.append(
             Examples.of(
                 backbone,
@@ -350,7 +384,12 @@ def learn(
         strip_at=strip_at,
         stop=None if dvar is None else dvar.rule(backbone, frozen, seed, method.snr_gamma),
     )
-    beside = "; ".join(one.strip(" ,") for one in said)
+    return told_context(edit, [frame for one in said for frame in one])
+
+
+def told_context(edit: Edit, frames: Sequence[str]) -> Edit:
+    """The edit, which tells what its sentences said of each picture beside the word."""
+    beside = "; ".join(frame.format("...") for frame in frames if frame != "{}")
     return replace(edit, about=replace(edit.about, settings={**edit.about.settings, "context": beside}))
 
 
