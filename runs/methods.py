@@ -8,8 +8,8 @@ Settings are chosen on other concepts, one field at a time; tables are then prin
     python runs/methods.py --method lora --split tuning --vary rate=0.001,0.002,0.004
 
 n processes share the work with `--part 0/n`, `--part 1/n`, ...; the same command without a part then finds all of it
-measured and writes the page. Whatever is measured is kept, one JSON file for each setting, concept and number of
-pictures, so a run can be stopped and taken up again.
+measured, and puts it into the marked place of the page. Whatever is measured is kept, one JSON file for each setting, concept
+and number of pictures, so a run can be stopped and taken up again.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ from namesake.generate import generate
 from namesake.methods import METHODS
 from namesake.methods.textual_inversion import StyleInversion
 from namesake.picturebook.captions import PLACE_PHRASES
-from namesake.picturebook.check import world_of
+from namesake.picturebook.check import into_page, world_of
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.draw import draw
 from namesake.picturebook.judge import Judge
@@ -338,28 +338,8 @@ def style_table(results: Mapping[tuple[str, int], list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-PAGE = """# The tuned methods, side by side
-
-Made by `python runs/methods.py`: {concepts} {split} concepts of the picture book x 8 prompts x {seeds} seeds, with the settings
-of `namesake.recipes.PICTUREBOOK`. Likeness is the judge's cosine with the truth (the concept drawn in the scene that the prompt
-asks), with its 95 % interval over concepts; copying is how much more often than the base the reference's place and pose come
-where others are asked. Drift is what becomes of prompts with the class word and without the new word while the edit is on the
-model: the mean difference of the pixels from the base's pictures of the same seeds (levels of 0..255), and the change of prompt
-agreement. Seconds are those of learning alone; peak memory is that of a process of its own; the file is in half precision.
-
-{table}
-
-## Styles
-A style of the picture book as the concept, shown on other things; what the judge sees of "a cat on the beach, <it>", in brackets
-with the word "{coarse}" in its place.
-
-{styles}
-
-## Strips
-The picture, the base on the class word, the word after few steps and after all, in another place, in another style.
-
-{strips}
-"""
+STYLES_TOLD = """A style as the concept, shown on other things; what the judge sees of "a cat on the beach, <it>", in brackets
+with the word "{coarse}" in its place."""
 
 
 def main(
@@ -371,7 +351,7 @@ def main(
     pictures: str = "1,5",
     vary: str = "",
     steps: int = -1,
-    seeds: int = 2,
+    seeds: int = 1,
     draw_steps: int = 15,
     masks: bool = False,
     model: str = "picturebook",
@@ -454,17 +434,11 @@ def main(
     styles = style_table(rows(True)) if rows(True) else ""
     print("\n\n".join(text for text in (numbers, styles) if text))
     if page and set(names) == set(METHODS):
-        strips = "\n\n".join(f"**{one.label}**\n\n![{one.label}](methods/{one.label}.png)" for one in settings)
-        text = PAGE.format(
-            concepts=concepts,
-            split=split,
-            seeds=seeds,
-            table=numbers,
-            styles=styles,
-            strips=strips,
-            coarse=COARSE_STYLE,
-        )
-        (docs / "methods.md").write_text(text)
+        strips = "\n\n".join(f"![{one.label}](methods/{one.label}.png)" for one in settings)
+        told = [f"{concepts} reporting concepts x 8 prompts x {seeds} seed{'s' * (seeds > 1)}", numbers]
+        told += [STYLES_TOLD.format(coarse=COARSE_STYLE), styles, strips]
+        path = docs / "methods.md"
+        path.write_text(into_page(path.read_text(), "\n\n".join(told)))
 
 
 def _like(usual: Any, value: str) -> Any:

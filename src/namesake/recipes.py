@@ -55,7 +55,7 @@ PICTUREBOOK: dict[str, dict[str, Any]] = {
     "date": {"blend": 1.0, "extra_rank": 4, "layers": True, "context": True, "word_rate": 4e-2, "offset_rate": 2e-2},
     "cold-start": {"steps": 50, "layers": True, "blend": 1.0, "word_rate": 2e-2, "offset_rate": 1e-2},
     "textual-inversion": _SHORT | {"rate": 2e-2},
-    "textual-inversion-style": _SHORT | {"rate": 1e-2},
+    "textual-inversion-style": _SHORT | {"rate": 2e-2},
     "lora": _LORA,
     "lora-text": _LORA,
     "lora-pti": _SHORT | {"layers": True, "word_rate": 1e-2, "late_word_rate": 2e-3, "rate": 6e-3},
@@ -786,7 +786,7 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
     }
     long = Plan(150_000)  # the paper's final model; 50,000 steps are its ablations'
     small = Plan(10_000, batch=32, rate=5e-4, warmup=200, average=0.999, save_every=250, preview_every=1000)
-    made = {"picturebook": PretrainRecipe("picturebook", Date(base_word="thing", width=160), small, 48_000)}
+    made = {"picturebook": PretrainRecipe("picturebook", Date(base_word="thing", named=True, width=160), small, 48_000)}
     for name, model in hub.items():
         made[name] = PretrainRecipe(model, Date(), long)
         made[f"{name}-50k"] = PretrainRecipe(model, Date(), replace(long, steps=50_000))

@@ -9,6 +9,7 @@ from minis import image_encoder
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
+from namesake.data.prompts import NO_THINGS
 from namesake.edits import LowRankEdit, SecondPath, TokenEdit, edited
 from namesake.errors import Refusal
 from namesake.methods.date import (
@@ -90,6 +91,30 @@ def test_pretraining_starts_at_the_base_model_on_the_base_word_to_the_bit(each, 
         new = denoised(each, batch, batch.prompts)
     old = denoised(each, batch, [p.replace("<it>", " ".join(["thing"] * vectors)) for p in batch.prompts])
     assert torch.equal(new, old)
+
+
+def test_a_named_word_starts_between_the_real_words_that_fit_the_picture(each):
+    encoder, batch = replace(SMALL, named=True, vectors=2).network(each), batch_of(each)
+    named = encoder.features.named(batch.pictures)
+    places = {word.text: place for place, word in enumerate(each.real_words())}
+    real = torch.cat(real_vectors(each), dim=1)
+    for picture, found in zip(batch.pictures.split(1), named, strict=True):
+        fits = [pair for pair in each.nearest_words(picture, len(places)) if pair[0] not in NO_THINGS]
+        weights = (100 * torch.tensor([fit for _, fit in fits])).softmax(dim=0)
+        wanted = weights @ real[[places[text] for text, _ in fits]]
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    assert (named[0] - named[1]).abs().max() > 0
+    edit = encoder(batch)  # whose last layer adds nothing yet
+    whole = torch.cat(edit.of(TokenEdit)[0].vectors, dim=2)
+    assert torch.equal(whole, named[:, None].expand(-1, 2, -1))
+    again = encoder(replace(batch, pictures=None, features=encoder.features(batch.pictures, batch.latents)))
+    for a, b in zip(again.of(TokenEdit)[0].vectors, edit.of(TokenEdit)[0].vectors, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_model_that_cannot_name_pictures_is_refused(minis):
+    with pytest.raises(Refusal, match="base word"):
+        Features(Backbone.load(minis["sd15"], device="cpu"), without=())
 
 
 def test_a_begins_with_the_spread_of_an_ordinary_lora(backbone):

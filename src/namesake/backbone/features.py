@@ -1,21 +1,25 @@
 """What the frozen networks see in a picture, place by place: the input of an encoder that predicts a concept."""
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from namesake.backbone.backbone import Backbone, TextStates, clip_pixels
 from namesake.backbone.load import quiet
 from namesake.edits import bypassed
+from namesake.edits.base import embedding
 from namesake.errors import Refusal
 
 VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # DATE, appendix A
 OWN = "own"
+SHARPNESS = 100.0  # the largest that CLIP learns to multiply its cosines by
 
 
 class Features:
@@ -32,6 +36,8 @@ class Features:
             for a model without one ViT-H/14, which DATE uses. From the hub's cache only, since 4 GB should not come
             unasked.
         timestep: of the reference latent, as a share of the schedule, 0 (hardly any noise) to 1.
+        without: real words that name no thing; given, a third feature is what the model's own image encoder takes the
+            picture for, as a word between all others (`named`).
 
     Attributes:
         image_encoder: the name of the image encoder: "own", a hub id or a folder.
@@ -39,10 +45,20 @@ class Features:
         widths: channels of the two maps.
     """
 
-    def __init__(self, backbone: Backbone, image_encoder: str | None = None, timestep: float = 0.1) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        image_encoder: str | None = None,
+        timestep: float = 0.1,
+        without: Collection[str] | None = None,
+    ) -> None:
         if not 0 <= timestep <= 1:
             raise Refusal(f"The features' timestep is {timestep}; a share of the schedule from 0 to 1 is wanted.")
-        self.backbone = backbone
+        if without is not None and not backbone._own_eye:
+            raise Refusal(
+                f"The model {backbone.name} has no image encoder of its own to name pictures; start at a base word."
+            )
+        self.backbone, self.without = backbone, without
         self.image_encoder = image_encoder or (OWN if backbone._own_eye else VIT_H)
         self.eye = _eye(backbone, self.image_encoder)
         self.timestep = min(round(timestep * backbone.train_timesteps), backbone.train_timesteps - 1)
@@ -52,11 +68,11 @@ class Features:
         )
         self._empty: TextStates | None = None
 
-    def __call__(
-        self, pictures: UInt8[Tensor, "B H W 3"], latents: Float[Tensor, "B C h w"]
-    ) -> tuple[Float[Tensor, "B _C1 _h1 _w1"], Float[Tensor, "B _C2 _h2 _w2"]]:
-        """The two maps of some pictures and their scaled latents, fp32 and without a graph."""
-        return self.image(pictures), self.reference(latents)
+    def __call__(self, pictures: UInt8[Tensor, "B H W 3"], latents: Float[Tensor, "B C h w"]) -> tuple[Tensor, ...]:
+        """The two maps `[B, C, h, w]` of some pictures and their scaled latents, and what `named` says where that is
+        wanted, fp32 and without a graph."""
+        maps = (self.image(pictures), self.reference(latents))
+        return maps if self.without is None else (*maps, self.named(pictures))
 
     @torch.no_grad()
     def image(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
@@ -66,6 +82,24 @@ class Features:
         places = self.eye(pixel_values=pixels).last_hidden_state[:, 1:].float()
         side = isqrt(places.shape[1])
         return places.transpose(1, 2).unflatten(2, (side, side))
+
+    @torch.no_grad()
+    def named(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _E"]:
+        """The mean of the real words that name things, weighed by how well "a picture of a {word}" fits each picture
+        (softmax of `SHARPNESS` times the cosine); the vectors of all text encoders one after the other."""
+        backbone = self.backbone
+        with _exact(backbone.device.type), bypassed(backbone):
+            seen = backbone.see(pictures)
+            assert seen is not None
+            known = backbone._word_embeddings
+            words = backbone.real_words()[: len(known)]
+            things = [place for place, word in enumerate(words) if word.text not in (self.without or ())]
+            fit = (SHARPNESS * F.normalize(seen.float(), dim=-1) @ known[things].T.to(seen)).softmax(dim=-1)
+            tables = [
+                embedding(encoder).detach()[[words[place].ids[number] for place in things]].float()
+                for number, encoder in enumerate(backbone.text_encoders)
+            ]
+            return fit @ torch.cat(tables, dim=1)
 
     def reference(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B _C _h _w"]:
         """The U-Net's encoder half on reference latents, at the fixed timestep and with the fixed noise."""

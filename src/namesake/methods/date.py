@@ -14,7 +14,8 @@ There is no code by its authors. Where its formulas are:
 
 What the paper leaves open, and what is ours: the sizes of the networks and their form (`namesake.nets.encoder`), rank,
 temperature, number of neighbours and all weights of the losses (`Date`); the features see the reference once, at a
-fixed low timestep (`namesake.backbone.features`); the word starts at a neutral base word; logits of equation 2 are
+fixed low timestep (`namesake.backbone.features`); the word starts at a neutral base word, or, for a model whose own image
+encoder can name pictures, at the name; logits of equation 2 are
 cosines, since the raw products of Stable Diffusion's words, whose norm is 0.4, are flat at the usual temperature; the
 penalties are relative to the size of real words and of the model's weights, so that they mean the same on every model;
 the hard word is searched once, from the prediction, among whole words; anchors, batch and schedule of tuning (`Tuning`).
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
+from namesake.data.prompts import NO_THINGS
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, sketch
 from namesake.edits.base import embedding, number, same_base
 from namesake.edits.file import write
@@ -142,7 +144,9 @@ class Date:
     """Settings of an encoder and its pre-training; they are kept in its file. Defaults suit Stable Diffusion.
 
     vectors: of a word, 1..4. rank: of the offsets, 0 (none: no hypernetwork) to 64; their alpha equals it. base_word:
-    where words start, one token of the model. width, blocks, layers: of the networks (`namesake.nets.encoder`).
+    where words start, one token of the model. named: they start instead at what the model's own image encoder takes the
+    picture for, a word between real words (`Features.named`); for models that have one. width, blocks, layers: of the
+    networks (`namesake.nets.encoder`).
     image_encoder, timestep: see `Features`. denoiser: what the U-Net's features are of while pre-training: "reference"
     (once, at the fixed timestep) or "current" (the noisy latent that is to be cleaned, as the project's page draws it;
     nothing of it can be kept); a prediction is made once and looks at the reference either way. regularizer: of the
@@ -155,6 +159,7 @@ class Date:
     vectors: int = 1
     rank: int = 4
     base_word: str = "object"
+    named: bool = False
     width: int = 512
     blocks: int = 2
     layers: int = 2
@@ -217,7 +222,8 @@ class DateEncoder(EditModule):
         self, backbone: Backbone, settings: Date, seed: int = 0, weights: Mapping[str, Tensor] | None = None
     ) -> None:
         super().__init__()
-        self.features = Features(backbone, settings.image_encoder, settings.timestep)
+        without = NO_THINGS if settings.named else None
+        self.features = Features(backbone, settings.image_encoder, settings.timestep, without)
         self.settings = settings = replace(settings, image_encoder=self.features.image_encoder)
         self.word = "<it>"
         self.about = about(backbone, "DATE", encoder=asdict(settings))
@@ -259,21 +265,31 @@ class DateEncoder(EditModule):
         device = self.trunk.enter.weight.device
         count = len(batch.latents)
         self._origin = torch.arange(count, device=device) if batch.origin is None else batch.origin.to(device)
-        image, denoiser = (None, None) if batch.features is None else batch.features
-        if image is None:
-            if batch.pictures is None:
-                raise Refusal("The batch has no pictures for the encoder to look at; give one for each row.")
+        denoiser = named = None
+        if batch.features is not None:
+            image, denoiser, *rest = batch.features
+            named = rest[0].to(device) if rest else None
+        elif batch.pictures is None:
+            raise Refusal("The batch has no pictures for the encoder to look at; give one for each row.")
+        else:
             image = self.features.image(batch.pictures)
+            named = self.features.named(batch.pictures) if self.settings.named else None
         if self.settings.denoiser == "current" and batch.noisy is not None:
             denoiser = self.features.denoiser(*(tensor.to(device) for tensor in batch.noisy))
         elif denoiser is None:
             denoiser = self.features.reference(batch.latents.to(device))
-        return self.predict(image.to(device), denoiser.to(device))
+        return self.predict(image.to(device), denoiser.to(device), named)
 
-    def predict(self, image: Float[Tensor, "B _C1 _h1 _w1"], denoiser: Float[Tensor, "B _C2 _h2 _w2"]) -> Edit:
-        """A word and offsets for each row, from the two maps of features."""
+    def predict(
+        self,
+        image: Float[Tensor, "B _C1 _h1 _w1"],
+        denoiser: Float[Tensor, "B _C2 _h2 _w2"],
+        named: Float[Tensor, "B _E"] | None = None,
+    ) -> Edit:
+        """A word and offsets for each row, from the two maps of features, and from where words start if not at the base
+        word."""
         places, whole = self.trunk(image, denoiser)
-        word = TokenEdit(self.word, self.embedder(whole))
+        word = TokenEdit(self.word, self.embedder(whole, named))
         if self.hyper is None:
             return Edit((word,), self.about)
         return Edit((word, LowRankEdit(self.hyper(places, whole), float(self.settings.rank))), self.about)

@@ -44,7 +44,7 @@ class Batch:
     mask: Float[Tensor, "B 1 h w"] | None = None
     pictures: UInt8[Tensor, "B H W 3"] | None = None
     origin: Int[Tensor, "B"] | None = None
-    features: tuple[Float[Tensor, "B _C1 _h1 _w1"], Float[Tensor, "B _C2 _h2 _w2"]] | None = None
+    features: tuple[Tensor, ...] | None = None
     noisy: tuple[Float[Tensor, "B C h w"], Int[Tensor, "B"]] | None = None
 
 

@@ -147,7 +147,7 @@ class Kept:
         return int(self._ends[-1])
 
     def __getitem__(self, numbers: Sequence[int]) -> list[Float[Tensor, "B ..."]]:
-        """Latents and the two maps of features of some pictures, fp32."""
+        """Latents and the features of some pictures, fp32."""
         shards = np.searchsorted(self._ends, numbers, side="right")
         starts = np.concatenate([[0], self._ends])[shards]
         rows = [self._shards[k][n - s] for k, n, s in zip(shards, numbers, starts, strict=True)]
@@ -193,7 +193,7 @@ def _seen(backbone: Backbone, features: Features, pictures: UInt8[Tensor, "B H W
 
 def _mark(backbone: Backbone, features: Features) -> str:
     """A short name of the frozen networks that features come from."""
-    found = sha256(f"{features.timestep} {features.image_encoder}".encode())
+    found = sha256(f"{features.timestep} {features.image_encoder} {sorted(features.without or ())}".encode())
     for module in (backbone.unet, backbone.vae, *backbone.text_encoders, features.eye):
         for parameter in module.parameters():
             found.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
@@ -219,8 +219,8 @@ class Stream:
         if self.kept is not None:
             for rows in parts:
                 numbers = [self.pictures.pick(row)[1] for row in rows]
-                latents, image, denoiser = self.kept[numbers]
-                yield Batch(latents, [], origin=torch.tensor(numbers), features=(image, denoiser))
+                latents, *features = self.kept[numbers]
+                yield Batch(latents, [], origin=torch.tensor(numbers), features=tuple(features))
             return
         loader = torch.utils.data.DataLoader(
             _Parts(self.pictures, parts),
