@@ -21,7 +21,9 @@ from namesake.edits import (
     layer_sites,
     mount,
     stack,
+    text_sites,
 )
+from namesake.edits.base import layer_at
 from namesake.errors import Refusal
 
 PLACES = ("attention", "block", "unet")
@@ -186,13 +188,13 @@ def test_low_rank_is_merged_weights(make_bench, kind, rows):
 
 
 def outside(on: Bench, seed: int = 5, rank: int = 2) -> LowRankEdit:
-    """Offsets at all sites outside the attentions."""
+    """Offsets at all sites outside the U-Net's attentions, those of the text encoders included."""
     dice = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> torch.Tensor:
         return 0.3 * torch.randn(*shape, generator=dice, dtype=on.dtype)
 
-    sites = layer_sites(on).values()
+    sites = [*layer_sites(on).values(), *text_sites(on).values()]
     return LowRankEdit({s.path: (noise(rank, s.in_dim) / s.in_dim**0.5, noise(s.out_dim, rank)) for s in sites}, 3.0)
 
 
@@ -205,6 +207,12 @@ def test_sites_outside_the_attentions_are_every_other_matrix_of_the_unet(make_be
     assert sites["conv_in"].role == "convolution"
     assert (sites["conv_in"].in_dim, sites["conv_in"].out_dim) == (36, 16)
     assert sites["time_embedding.linear_1"].role == "linear"
+    spoken = text_sites(on)
+    assert len(spoken) == sum(4 * encoder.config.num_hidden_layers for encoder in on.text_encoders)
+    assert {path.partition(".")[0] for path in spoken} == {"text_encoder"} | (
+        {"text_encoder_2"} if kind == "sdxl" else set()
+    )
+    assert all(layer_at(on, path).weight.shape == (site.out_dim, site.in_dim) for path, site in spoken.items())
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
@@ -217,11 +225,16 @@ def test_outside_the_attentions_the_blend_is_in_the_weights(make_bench, kind, bl
     moved = copy.copy(on)
     moved.pipeline, moved.unet = copy.copy(on.pipeline), copy.deepcopy(on.unet)
     moved.pipeline.unet = moved.unet
+    moved.text_encoders = tuple(copy.deepcopy(encoder) for encoder in on.text_encoders)
+    moved.pipeline.text_encoder, *second = moved.text_encoders
+    if second:
+        moved.pipeline.text_encoder_2 = second[0]
     for path, (down, up) in more.factors.items():
-        weight = moved.unet.get_submodule(path).weight
+        weight = layer_at(moved, path).weight
         weight += (0.7 * (1.0 if blend is None else blend) * 3.0 / 2 * up @ down).view_as(weight)
     with edited(moved, edit, scale=0.7, rows=rows):
         wanted = moved(SOFT)
+    on(HARD)  # transformers hooks an encoder for good when it is first asked for its hidden states
     before = snapshot(on)
     with edited(on, Edit((*edit.parts, more), edit.about), scale=0.7, rows=rows):
         assert close(on(SOFT), wanted)

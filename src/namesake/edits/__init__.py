@@ -1,6 +1,6 @@
 """Edits: what a concept changes in a frozen text-to-image model. See `docs/architecture.md`."""
 
-from namesake.edits.base import about, check_base, layer_sites, sketch
+from namesake.edits.base import about, check_base, layer_sites, sketch, text_sites
 from namesake.edits.kinds import (
     About,
     Edit,
@@ -37,4 +37,5 @@ __all__ = [
     "mount",
     "sketch",
     "stack",
+    "text_sites",
 ]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.data.prompts import TEMPLATES
-from namesake.edits import Edit, LowRankEdit, Part, Site, TokenEdit, about, layer_sites
-from namesake.edits.base import embedding, layer_at, text_sites
+from namesake.edits import Edit, LowRankEdit, Part, Site, TokenEdit, about, layer_sites, text_sites
+from namesake.edits.base import embedding, layer_at
 from namesake.errors import Refusal
 from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe
 from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, idle_offsets, loss_of, min_snr, stratified, timesteps
