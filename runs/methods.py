@@ -318,7 +318,7 @@ def table(
         last = [
             f"{np.mean([one['drift'] for one in found]):.1f}",
             f"{drift:+.0%}",
-            f"{np.mean([one['seconds'] for one in found]):.0f}",
+            f"{np.median([one['seconds'] for one in found]):.0f}",
             f"{memory[label] / 2**20:,.0f}" if label in memory else "",
             f"{np.mean([one['bytes'] for one in found]) / 1000:,.0f}",
         ]
@@ -333,7 +333,7 @@ def style_table(results: Mapping[tuple[str, int], list[dict[str, Any]]]) -> str:
     for (label, count), found in results.items():
         mean = {name: float(np.mean([one[name] for one in found])) for name in found[0] if name not in ("key", "style")}
         cells = [f"{mean[f'word {head}']:.0%} ({mean[f'base {head}']:.0%})" for head in heads]
-        last = [f"{mean['seconds']:.0f}", f"{mean['bytes'] / 1000:,.0f}"]
+        last = [f"{np.median([one['seconds'] for one in found]):.0f}", f"{mean['bytes'] / 1000:,.0f}"]
         lines.append("| " + " | ".join([f"{label}, {count}", *cells, *last]) + " |")
     return "\n".join(lines)
 

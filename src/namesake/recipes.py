@@ -786,7 +786,11 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
     }
     long = Plan(150_000)  # the paper's final model; 50,000 steps are its ablations'
     small = Plan(10_000, batch=32, rate=5e-4, warmup=200, average=0.999, save_every=250, preview_every=1000)
-    made = {"picturebook": PretrainRecipe("picturebook", Date(base_word="thing", named=True, width=160), small, 48_000)}
+    made = {
+        "picturebook": PretrainRecipe(
+            "picturebook", Date(base_word="thing", named=True, width=160, norm_weight=1e-4), small, 48_000
+        )
+    }
     for name, model in hub.items():
         made[name] = PretrainRecipe(model, Date(), long)
         made[f"{name}-50k"] = PretrainRecipe(model, Date(), replace(long, steps=50_000))

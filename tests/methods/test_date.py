@@ -97,11 +97,14 @@ def test_a_named_word_starts_between_the_real_words_that_fit_the_picture(each):
     encoder, batch = replace(SMALL, named=True, vectors=2).network(each), batch_of(each)
     named = encoder.features.named(batch.pictures)
     places = {word.text: place for place, word in enumerate(each.real_words())}
-    real = torch.cat(real_vectors(each), dim=1)
+    real = real_vectors(each)
     for picture, found in zip(batch.pictures.split(1), named, strict=True):
         fits = [pair for pair in each.nearest_words(picture, len(places)) if pair[0] not in NO_THINGS]
         weights = (100 * torch.tensor([fit for _, fit in fits])).softmax(dim=0)
-        wanted = weights @ real[[places[text] for text, _ in fits]]
+        tables = [vectors[[places[text] for text, _ in fits]] for vectors in real]
+        means = [weights @ table for table in tables]
+        lengths = [weights @ table.norm(dim=1) for table in tables]
+        wanted = torch.cat([mean / mean.norm() * length for mean, length in zip(means, lengths, strict=True)])
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
     assert (named[0] - named[1]).abs().max() > 0
     edit = encoder(batch)  # whose last layer adds nothing yet

@@ -86,7 +86,8 @@ class Features:
     @torch.no_grad()
     def named(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _E"]:
         """The mean of the real words that name things, weighed by how well "a picture of a {word}" fits each picture
-        (softmax of `SHARPNESS` times the cosine); the vectors of all text encoders one after the other."""
+        (softmax of `SHARPNESS` times the cosine), and as long as these words are, since a mean of many is short and a
+        short word is not heard beside others (LOG.md); the vectors of all text encoders one after the other."""
         backbone = self.backbone
         with _exact(backbone.device.type), bypassed(backbone):
             seen = backbone.see(pictures)
@@ -95,11 +96,12 @@ class Features:
             words = backbone.real_words()[: len(known)]
             things = [place for place, word in enumerate(words) if word.text not in (self.without or ())]
             fit = (SHARPNESS * F.normalize(seen.float(), dim=-1) @ known[things].T.to(seen)).softmax(dim=-1)
-            tables = [
-                embedding(encoder).detach()[[words[place].ids[number] for place in things]].float()
-                for number, encoder in enumerate(backbone.text_encoders)
-            ]
-            return fit @ torch.cat(tables, dim=1)
+            named = []
+            for number, encoder in enumerate(backbone.text_encoders):
+                table = embedding(encoder).detach()[[words[place].ids[number] for place in things]].float()
+                lengths = fit @ table.norm(dim=-1, keepdim=True)
+                named.append(F.normalize(fit @ table, dim=-1) * lengths)
+            return torch.cat(named, dim=1)
 
     def reference(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B _C _h _w"]:
         """The U-Net's encoder half on reference latents, at the fixed timestep and with the fixed noise."""
