@@ -225,7 +225,7 @@ def test_the_command_prints_a_table(capsys):
     assert cli.main(["plan", "--batch", "0"]) == 2
     assert "batch is 0" in capsys.readouterr().err
     # In a process of its own: checking every signature would take five times as long as the counting.
-    command = [sys.executable, "-m", "namesake.cli", "plan", "--recipe", "picturebook", "--batch", "2"]
+    command = [sys.executable, "-m", "namesake.cli", "plan", "--recipe", "picturebook", "--batch", "16"]
     table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = {name.strip(): value.strip() for name, value in re.findall(r"\| (.+?) \| (.+?) \|", table)}
     assert found["attention projections"] == "56"
@@ -235,5 +235,5 @@ def test_the_command_prints_a_table(capsys):
         assert number[f"{stage}, FLOPs"] < number[f"{stage}, FLOPs with checkpointing"]
         assert number[f"{stage}, memory"] > number[f"{stage}, memory with checkpointing"] > number["frozen weights"]
     whole = "the whole U-Net tuned, "
-    assert number[whole + "trained parameters"] > 100 * number["concept, trained parameters"]
+    assert number[whole + "trained parameters"] > 20 * number["concept, trained parameters"]
     assert number[whole + "memory with checkpointing"] > number["a look and 12 steps, memory with checkpointing"]
