@@ -245,7 +245,7 @@ def measure_memory(bench: Bench, setting: Setting, class_word: str) -> dict[str,
 # ---------------------------------------------------------------------------------------------------------------- strips
 def write_strip(bench: Bench, setting: Setting, made: Concept, path: Path) -> None:
     """Reference, base, after few steps, after the recipe's steps, in another place, in another style."""
-    made_with = json.dumps([bench.mark, asdict(setting.method), made.number])
+    made_with = json.dumps([bench.mark, setting.label, asdict(setting.method), made.number])
     key = hashlib.sha256(made_with.encode()).hexdigest()[:16]
     if path.exists() and read_settings(path).get("key") == key:
         return
@@ -279,7 +279,7 @@ def write_strip(bench: Bench, setting: Setting, made: Concept, path: Path) -> No
         (said(style), said(style), edit),
     ):
         cells.append((title, bench.draw([prompt], made.number, one)[0]))
-    title = f"{setting.method.name}, one picture"
+    title = f"{setting.label}, one picture"
     sheet = contact_sheet([[picture for _, picture in cells]], [name for name, _ in cells], title=title)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_png(np.asarray(sheet), path, {"key": key, "prompt": plain, "seed": made.number % 2**31, "steps": bench.steps})
