@@ -26,9 +26,11 @@ from namesake.picturebook.train import (
     Stage,
     answers,
     make_tokenizer,
+    nouns_of,
     rate,
     run_stage,
     scene_shares,
+    subject,
     train_text_encoder,
 )
 
@@ -238,3 +240,15 @@ def test_bad_names_are_refused(tmp_path):
         train.main("tpu", tmp_path)
     with pytest.raises(Refusal, match="no stage 'unett'"):
         train.main("cpu", tmp_path, stage="unett")
+
+
+def test_what_a_caption_is_about_is_the_noun_of_its_first_thing():
+    nouns = {noun: place for place, name in enumerate(SMALL_WORLD.categories) for noun in nouns_of(name)}
+    drawings, seen = Drawings("tuning", SMALL_WORLD, seed=3), {True: 0, False: 0}
+    for index in range(400):
+        made, _, caption = drawings.scene(index)
+        said = "category" in caption.named and not made.name
+        wanted = SMALL_WORLD.categories.index(made.category) if said else -1
+        assert subject(caption.text, nouns) == wanted, caption.text
+        seen[said] += 1
+    assert min(seen.values()) > 10

@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
 from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept
 from namesake.picturebook.dataset import Drawings, draw_ahead, read_ahead
+from namesake.picturebook.figures import BY_NAME
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, RELATIONS, SMALL_WORLD, STYLES, WORN, Scene, World
 
@@ -801,8 +803,26 @@ def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any
     return {"category": sum(judge.heads["category"][reading[i]] == scenes[i][0].category for i in single) / len(single)}
 
 
+def nouns_of(category: str) -> tuple[str, ...]:
+    """What a category is called: its noun, synonyms and subtypes."""
+    return (category, *BY_NAME[category].words)
+
+
+def subject(caption: str, nouns: Mapping[str, int]) -> int:
+    """The number of the thing that a caption is about, by its noun; -1 where it is called by a hypernym or by its name.
+
+    The thing comes first in every caption, but for styles ("a stained glass window of ..."), which have nouns of their own.
+    """
+    words = " ".join(words_of(caption))
+    others = {word for kind in BY_NAME.values() for word in kind.hypernyms} | {made.name.lower() for made in CHARACTERS}
+    found = [(m.start(), noun) for noun in (*nouns, *others) if (m := re.search(rf"\b{re.escape(noun)}\b", words))]
+    return nouns.get(min(found)[1], -1) if found else -1
+
+
 def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
-    """The image encoder learns by CLIP's loss to meet the frozen text encoder's pooled output."""
+    """The image encoder learns by CLIP's loss to meet the frozen text encoder's pooled output, on from the weights that are
+    there; and, since it is asked what pictures show, to find the noun of each caption among all nouns."""
+    from safetensors.torch import load_file
     from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
     both = [read_ahead(work / folder) for folder in ("all", "easy")]
@@ -813,7 +833,15 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
     text: Any = CLIPTextModel.from_pretrained(model / "text_encoder")
     text.to(accelerator.device, torch.float32).eval().requires_grad_(False)
     encoder = make_image_encoder()
+    if (model / "image_encoder").exists() and not (work / "image_encoder.ckpt").exists():
+        encoder.load_state_dict(load_file(model / "image_encoder" / "model.safetensors"))
     module = encoder.to(accelerator.device)  # type: ignore[arg-type]
+    nouns = {noun: place for place, name in enumerate(preset.world.categories) for noun in nouns_of(name)}
+    subjects = torch.tensor([subject(text, nouns) for text in texts])
+    kinds = torch.tensor(list(nouns.values()), device=accelerator.device)
+    with torch.no_grad():
+        asked = token_ids(tokenizer, [f"a picture of a {noun}" for noun in nouns]).to(accelerator.device)
+        named = F.normalize(text(input_ids=asked).pooler_output, dim=-1)
     stage = preset.image_encoder
     optimizer = MuonAndAdamW(
         module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("patch_embedding.weight",)
@@ -823,22 +851,33 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     )
 
-    def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, Tensor]:
+    def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         # Two thirds easy drawings: place and style tell most others apart, and with these alone categories hardly come.
         easy = rng.uniform(size=count) < 2 / 3
         chosen = np.where(easy, rng.integers(wide, len(pictures), size=count), rng.integers(wide, size=count))
         with torch.no_grad():
             pooled = text(input_ids=ids[chosen].to(accelerator.device)).pooler_output
-        return torch.from_numpy(pictures[chosen]).to(accelerator.device), pooled
+        return (
+            torch.from_numpy(pictures[chosen]).to(accelerator.device),
+            pooled,
+            subjects[chosen].to(accelerator.device),
+        )
 
-    def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(module: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
         seen = module(pixel_values=(batch[0].permute(0, 3, 1, 2).float() / 255 - mean) / std).image_embeds.float()
         a = F.normalize(seen, dim=-1)
         b = F.normalize(batch[1], dim=-1)
         logits = a @ b.T / 0.03
         target = torch.arange(len(a), device=a.device)
         hit = float((logits.argmax(1) == target).float().mean())
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2, {"hit": hit}
+        pairs = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        # In a batch place and style tell most pictures apart, so that the pairs alone teach little of things.
+        told = batch[2] >= 0
+        fit = (a[told] @ named.T / 0.03).log_softmax(dim=-1)
+        right = kinds[None] == batch[2][told][:, None]
+        naming = -fit.masked_fill(~right, -torch.inf).logsumexp(dim=-1).sum() / told.sum().clamp(min=1)
+        shown = float((kinds[fit.argmax(dim=-1)] == batch[2][told]).float().sum() / told.sum().clamp(min=1))
+        return pairs + naming, {"hit": hit, "noun": shown}
 
     averaged = run_stage("image_encoder", stage, module, optimizer, loss, batches, work, accelerator)
     if accelerator.is_main_process:
