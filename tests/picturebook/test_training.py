@@ -30,6 +30,7 @@ from namesake.picturebook.train import (
     rate,
     run_stage,
     scene_shares,
+    style_said,
     subject,
     train_text_encoder,
 )
@@ -242,13 +243,15 @@ def test_bad_names_are_refused(tmp_path):
         train.main("cpu", tmp_path, stage="unett")
 
 
-def test_what_a_caption_is_about_is_the_noun_of_its_first_thing():
+def test_a_captions_thing_and_style_are_read_from_its_words():
     nouns = {noun: place for place, name in enumerate(SMALL_WORLD.categories) for noun in nouns_of(name)}
     drawings, seen = Drawings("tuning", SMALL_WORLD, seed=3), {True: 0, False: 0}
     for index in range(400):
-        made, _, caption = drawings.scene(index)
+        made, scene, caption = drawings.scene(index)
         said = "category" in caption.named and not made.name
         wanted = SMALL_WORLD.categories.index(made.category) if said else -1
         assert subject(caption.text, nouns) == wanted, caption.text
         seen[said] += 1
+        style = scene.style.name if "style" in caption.named else "plain"
+        assert STYLES[style_said(caption.text)] == style, caption.text
     assert min(seen.values()) > 10

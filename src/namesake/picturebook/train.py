@@ -803,6 +803,37 @@ def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any
     return {"category": sum(judge.heads["category"][reading[i]] == scenes[i][0].category for i in single) / len(single)}
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A question to pictures: prompts, the answer that each of them gives, and each picture's answer; -1 is not known."""
+
+    texts: list[str]
+    kinds: Tensor
+    right: Tensor
+
+    @staticmethod
+    def of(texts: list[str], kinds: list[int], right: list[int]) -> _Asked:
+        return _Asked(texts, torch.tensor(kinds), torch.tensor(right))
+
+    def loss(self, seen: Tensor, known: Tensor, right: Tensor) -> tuple[Tensor, float]:
+        """Of unit image embeddings: minus the log of what falls on prompts with the right answer; and how often it is first."""
+        fit = (seen @ known.T / 0.03).log_softmax(dim=-1)[right >= 0]
+        kinds, right = self.kinds.to(right.device), right[right >= 0]
+        falls = fit.masked_fill(kinds[None] != right[:, None], -torch.inf).logsumexp(dim=-1)
+        count = max(1, len(right))
+        return -falls.sum() / count, float((kinds[fit.argmax(dim=-1)] == right).sum()) / count
+
+
+def style_said(caption: str) -> int:
+    """The number of the style that a caption names, plain's where it names none."""
+    words = " ".join(words_of(caption))
+    for place, style in enumerate(STYLES):
+        phrases = (*grammar.STYLE_TAGS[style], *grammar.STYLE_OPENINGS[style])
+        if any(re.search(rf"\b{' '.join(words_of(phrase))}\b", words) for phrase in phrases):
+            return place
+    return STYLES.index("plain")
+
+
 def nouns_of(category: str) -> tuple[str, ...]:
     """What a category is called: its noun, synonyms and subtypes."""
     return (category, *BY_NAME[category].words)
@@ -821,7 +852,7 @@ def subject(caption: str, nouns: Mapping[str, int]) -> int:
 
 def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
     """The image encoder learns by CLIP's loss to meet the frozen text encoder's pooled output, on from the weights that are
-    there; and, since it is asked what pictures show, to find the noun of each caption among all nouns."""
+    there; and, since it is asked what pictures show, to find each caption's noun among all nouns and its style among all styles."""
     from safetensors.torch import load_file
     from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
@@ -837,11 +868,21 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         encoder.load_state_dict(load_file(model / "image_encoder" / "model.safetensors"))
     module = encoder.to(accelerator.device)  # type: ignore[arg-type]
     nouns = {noun: place for place, name in enumerate(preset.world.categories) for noun in nouns_of(name)}
-    subjects = torch.tensor([subject(text, nouns) for text in texts])
-    kinds = torch.tensor(list(nouns.values()), device=accelerator.device)
+    tags = {tag: place for place, style in enumerate(STYLES) for tag in grammar.STYLE_TAGS[style]}
+    asked = (
+        _Asked.of(
+            [f"a picture of a {noun}" for noun in nouns], list(nouns.values()), [subject(t, nouns) for t in texts]
+        ),
+        # A caption that names no style is of a plain picture in five of six cases.
+        _Asked.of(
+            ["a picture of a thing", *(f"a picture of a thing, {tag}" for tag in tags)],
+            [0, *tags.values()],
+            [style_said(t) for t in texts],
+        ),
+    )
     with torch.no_grad():
-        asked = token_ids(tokenizer, [f"a picture of a {noun}" for noun in nouns]).to(accelerator.device)
-        named = F.normalize(text(input_ids=asked).pooler_output, dim=-1)
+        known = [text(input_ids=token_ids(tokenizer, one.texts).to(accelerator.device)).pooler_output for one in asked]
+        known = [F.normalize(vectors, dim=-1) for vectors in known]
     stage = preset.image_encoder
     optimizer = MuonAndAdamW(
         module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("patch_embedding.weight",)
@@ -851,19 +892,16 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     )
 
-    def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batches(rng: np.random.Generator, count: int, step: int) -> tuple[Tensor, ...]:
         # Two thirds easy drawings: place and style tell most others apart, and with these alone categories hardly come.
         easy = rng.uniform(size=count) < 2 / 3
         chosen = np.where(easy, rng.integers(wide, len(pictures), size=count), rng.integers(wide, size=count))
         with torch.no_grad():
             pooled = text(input_ids=ids[chosen].to(accelerator.device)).pooler_output
-        return (
-            torch.from_numpy(pictures[chosen]).to(accelerator.device),
-            pooled,
-            subjects[chosen].to(accelerator.device),
-        )
+        said = (one.right[chosen].to(accelerator.device) for one in asked)
+        return torch.from_numpy(pictures[chosen]).to(accelerator.device), pooled, *said
 
-    def loss(module: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(module: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
         seen = module(pixel_values=(batch[0].permute(0, 3, 1, 2).float() / 255 - mean) / std).image_embeds.float()
         a = F.normalize(seen, dim=-1)
         b = F.normalize(batch[1], dim=-1)
@@ -872,12 +910,9 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         hit = float((logits.argmax(1) == target).float().mean())
         pairs = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         # In a batch place and style tell most pictures apart, so that the pairs alone teach little of things.
-        told = batch[2] >= 0
-        fit = (a[told] @ named.T / 0.03).log_softmax(dim=-1)
-        right = kinds[None] == batch[2][told][:, None]
-        naming = -fit.masked_fill(~right, -torch.inf).logsumexp(dim=-1).sum() / told.sum().clamp(min=1)
-        shown = float((kinds[fit.argmax(dim=-1)] == batch[2][told]).float().sum() / told.sum().clamp(min=1))
-        return pairs + naming, {"hit": hit, "noun": shown}
+        nouns_loss, noun = asked[0].loss(a, known[0], batch[2])
+        styles_loss, style = asked[1].loss(a, known[1], batch[3])
+        return pairs + nouns_loss + styles_loss, {"hit": hit, "noun": noun, "style": style}
 
     averaged = run_stage("image_encoder", stage, module, optimizer, loss, batches, work, accelerator)
     if accelerator.is_main_process:
