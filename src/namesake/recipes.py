@@ -514,15 +514,14 @@ def _teach(
 
     looks = [_pixels(backbone, one.seen) for one in asked]
     limit = OWN_WORLD.get(backbone.name)
-    for pixels, _ in looks:
-        if limit is None:
-            break
-        errors = (backbone.decode(backbone.encode(pixels)).float() - pixels).abs().mean(-1)
-        if errors.flatten(1).quantile(0.1, dim=1).max() > limit:
-            report.warn(
-                f"The model {backbone.name} knows only its own drawings, and this picture does not look like one; "
-                "name a model of photographs with --model."
-            )
+    if limit is not None:
+        for pixels, _ in looks:
+            errors = (backbone.decode(backbone.encode(pixels)).float() - pixels).abs().mean(-1)
+            if errors.flatten(1).quantile(0.1, dim=1).max() > limit:
+                report.warn(
+                    f"The model {backbone.name} knows only its own drawings, and this picture does not look like one; "
+                    "name a model of photographs with --model."
+                )
     options: dict[str, Any] = {"seed": seed} | ({} if steps is None else {"steps": steps})
     network = encoder_of(backbone, encoder, report) if name is None else None
     if name is None:
@@ -559,10 +558,12 @@ def _teach(
         for place, (one, shown) in enumerate(zip(asked, concepts, strict=True)):
             class_word = shown.class_word or ""
             tune.word_vectors(backbone, method.reads(class_word, place))  # refused now rather than after the drawing
-            with clock("drawing the class"):
-                prompt = method.sentences[0].format(class_word)
-                drawn = None if one.prior else class_pictures(backbone, prompt, method.prior, report)
-            prior = _pixels(backbone, one.prior)[0] if drawn is None else drawn
+            if one.prior:
+                prior, _ = _pixels(backbone, one.prior)
+            else:
+                with clock("drawing the class"):
+                    prompt = method.sentences[0].format(class_word)
+                    prior = class_pictures(backbone, prompt, method.prior, report)
             concepts[place] = replace(shown, prior=prior)
     if until_settled:
         options["dvar"] = tune.Dvar.of(method.steps if steps is None else steps)

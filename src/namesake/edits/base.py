@@ -138,9 +138,7 @@ def layer_sites(backbone: Editable) -> dict[str, Site]:
 def text_sites(backbone: Editable) -> dict[str, Site]:
     """The attention projections of the text encoders by path: "text_encoder.encoder.layers.0.self_attn.q_proj", ..."""
     sites = {}
-    for room, encoder in _rooms(backbone).items():
-        if room == "unet":
-            continue
+    for room, encoder in text_rooms(backbone).items():
         for name, layer in encoder.named_modules():
             if type(layer) is nn.Linear and ".self_attn." in name:
                 path = f"{room}.{name.removeprefix('text_model.')}"
@@ -161,12 +159,9 @@ def layer_at(backbone: Editable, path: str) -> nn.Module:
     return backbone.unet.get_submodule(path) if found is None else found[0]
 
 
-def _rooms(backbone: Editable) -> dict[str, nn.Module]:
-    """The models that an edit may change, by the first part of a name."""
-    rooms: dict[str, nn.Module] = {"unet": backbone.unet}
-    for number, encoder in enumerate(backbone.text_encoders):
-        rooms["text_encoder" if number == 0 else f"text_encoder_{number + 1}"] = encoder
-    return rooms
+def text_rooms(backbone: Editable) -> dict[str, nn.Module]:
+    """The text encoders by the first part of a name: "text_encoder", "text_encoder_2"."""
+    return {f"text_encoder_{number}".removesuffix("_1"): e for number, e in enumerate(backbone.text_encoders, 1)}
 
 
 def owner(backbone: Editable, name: str) -> tuple[nn.Module, str] | None:
@@ -175,7 +170,7 @@ def owner(backbone: Editable, name: str) -> tuple[nn.Module, str] | None:
     transformers before 5.6 nests `CLIPTextModel` in `text_model`; the name is found in both forms.
     """
     room, _, path = name.partition(".")
-    root = _rooms(backbone).get(room)
+    root = {"unet": backbone.unet, **text_rooms(backbone)}.get(room)
     if root is None:
         return None
     for form in (path, f"text_model.{path}", path.removeprefix("text_model.")):

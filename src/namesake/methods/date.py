@@ -40,7 +40,7 @@ from namesake.edits.base import embedding, number, same_base
 from namesake.edits.file import write
 from namesake.errors import Refusal
 from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
-from namesake.train.examples import Examples, check_shown, describe, encoded
+from namesake.train.examples import Examples, check_shown, describe
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
 from namesake.train.pretrain import gathered
 from namesake.train.tune import real_vectors, sites_of, told_context
@@ -563,10 +563,10 @@ def personalize(
     """
     settings = settings or Tuning()
     check_shown(backbone, word, pictures)
-    module = settings.start(backbone, encoder, pictures[:1], encoded(backbone, pictures[:1]), word, class_word, seed)
-    hard = module.start.about.class_word or ""
-    frames = describe(backbone, pictures, hard) if settings.context else ()
-    examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed, frames=frames)
+    examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed)
+    module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed)
+    frames = describe(backbone, pictures, module.start.about.class_word or "") if settings.context else ()
+    examples = replace(examples, frames=frames)
     edit = fit(
         backbone,
         module,

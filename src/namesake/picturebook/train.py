@@ -803,6 +803,10 @@ def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any
     return {"category": sum(judge.heads["category"][reading[i]] == scenes[i][0].category for i in single) / len(single)}
 
 
+TEMPERATURE = 0.03
+"""Of the image encoder's cosines."""
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A question to pictures: prompts, the answer that each of them gives, and each picture's answer; -1 is not known."""
@@ -817,7 +821,7 @@ class _Asked:
 
     def loss(self, seen: Tensor, known: Tensor, right: Tensor) -> tuple[Tensor, float]:
         """Of unit image embeddings: minus the log of what falls on prompts with the right answer; and how often it is first."""
-        fit = (seen @ known.T / 0.03).log_softmax(dim=-1)[right >= 0]
+        fit = (seen @ known.T / TEMPERATURE).log_softmax(dim=-1)[right >= 0]
         kinds, right = self.kinds.to(right.device), right[right >= 0]
         falls = fit.masked_fill(kinds[None] != right[:, None], -torch.inf).logsumexp(dim=-1)
         count = max(1, len(right))
@@ -844,10 +848,9 @@ def subject(caption: str, nouns: Mapping[str, int]) -> int:
 
     The thing comes first in every caption, but for styles ("a stained glass window of ..."), which have nouns of their own.
     """
-    words = " ".join(words_of(caption))
     others = {word for kind in BY_NAME.values() for word in kind.hypernyms} | {made.name.lower() for made in CHARACTERS}
-    found = [(m.start(), noun) for noun in (*nouns, *others) if (m := re.search(rf"\b{re.escape(noun)}\b", words))]
-    return nouns.get(min(found)[1], -1) if found else -1
+    first = next((word for word in words_of(caption) if word in nouns or word in others), "")
+    return nouns.get(first, -1)
 
 
 def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
@@ -905,7 +908,7 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         seen = module(pixel_values=(batch[0].permute(0, 3, 1, 2).float() / 255 - mean) / std).image_embeds.float()
         a = F.normalize(seen, dim=-1)
         b = F.normalize(batch[1], dim=-1)
-        logits = a @ b.T / 0.03
+        logits = a @ b.T / TEMPERATURE
         target = torch.arange(len(a), device=a.device)
         hit = float((logits.argmax(1) == target).float().mean())
         pairs = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

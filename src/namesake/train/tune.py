@@ -18,7 +18,7 @@ from torch import Tensor
 from namesake.backbone import Backbone
 from namesake.data.prompts import TEMPLATES
 from namesake.edits import Edit, LowRankEdit, Part, Site, TokenEdit, about, layer_sites, text_sites
-from namesake.edits.base import embedding, layer_at
+from namesake.edits.base import embedding, layer_at, text_rooms
 from namesake.errors import Refusal
 from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe
 from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, idle_offsets, loss_of, min_snr, stratified, timesteps
@@ -145,8 +145,8 @@ def text_weights(backbone: Backbone) -> dict[str, Tensor]:
     """The weights of the text encoders that a prompt passes through, by the names of a `WeightEdit`, without the table of
     words. SDXL reads the first encoder before its last layer, so what comes after is not among them."""
     named = {
-        f"text_encoder{'' if number == 0 else f'_{number + 1}'}.{name}": weight
-        for number, encoder in enumerate(backbone.text_encoders)
+        f"{room}.{name}": weight
+        for room, encoder in text_rooms(backbone).items()
         for name, weight in encoder.named_parameters()
         if weight is not embedding(encoder)
     }
