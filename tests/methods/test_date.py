@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from minis import image_encoder
 
 from namesake.backbone import Backbone
@@ -26,7 +27,7 @@ from namesake.methods.date import (
     row,
 )
 from namesake.train.fit import Batch, Phase, fit
-from namesake.train.tune import real_vectors, sites_of
+from namesake.train.tune import real_vectors, sites_of, word_vectors
 
 SMALL = Date(base_word="thing", width=64, blocks=1, layers=1, rank=2)
 KINDS = ("picturebook", "sd15", "sd21", "sdxl")
@@ -113,6 +114,22 @@ def test_a_named_word_starts_between_the_real_words_that_fit_the_picture(each):
     again = encoder(replace(batch, pictures=None, features=encoder.features(batch.pictures, batch.latents)))
     for a, b in zip(again.of(TokenEdit)[0].vectors, edit.of(TokenEdit)[0].vectors, strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_named_word_starts_at_the_class_that_is_given(each):
+    encoder, batch = replace(SMALL, named=True, vectors=2).network(each), batch_of(each, 1)
+
+    def start(class_word):
+        module = Tuning().start(each, encoder, batch.pictures, batch.latents, "<my-cat>", class_word)
+        return module.start.of(TokenEdit)[0].vectors
+
+    for own, cat in zip(start("cat"), word_vectors(each, "cat"), strict=True):
+        torch.testing.assert_close(own, cat.expand(2, -1))
+    for own, both in zip(start("red cat"), word_vectors(each, "red cat"), strict=True):
+        torch.testing.assert_close(F.cosine_similarity(own[0], both.sum(dim=0), dim=0), torch.tensor(1.0))
+        torch.testing.assert_close(own[1].norm(), both.norm(dim=1).mean())
+    whole = torch.cat(start(None), dim=1)
+    assert torch.equal(whole, encoder.features.named(batch.pictures).expand(2, -1))
 
 
 def test_a_model_that_cannot_name_pictures_is_refused(minis):

@@ -43,7 +43,7 @@ from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
 from namesake.train.examples import Examples, check_shown, describe
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
 from namesake.train.pretrain import gathered
-from namesake.train.tune import real_vectors, sites_of, told_context
+from namesake.train.tune import real_vectors, sites_of, told_context, word_vectors
 
 DENOISER = ("reference", "current")
 REGULARIZERS = ("contrastive", "nearest", "norm", "none")
@@ -134,6 +134,12 @@ def hard_word(backbone: Backbone, vectors: tuple[Float[Tensor, "n _E"], ...]) ->
     assert isinstance(near, Tensor)
     words = backbone.real_words()
     return " ".join(words[place].text for place in near.argmax(dim=-1).tolist())
+
+
+def mean_word(vectors: tuple[Float[Tensor, "n _E"], ...]) -> Float[Tensor, "_E"]:
+    """One vector for a text of one or more tokens: the mean of theirs, and as long as they are on average; those of all
+    text encoders one after the other, as `Features.named` gives them."""
+    return torch.cat([F.normalize(own.mean(dim=0), dim=0) * own.norm(dim=-1).mean() for own in vectors])
 
 
 # The encoder
@@ -482,11 +488,15 @@ class Tuning:
             encoder: see `DateEncoder`.
             picture, latents: of the concept.
             word: the new word.
-            class_word: the hard word, by default the one nearest to the predicted word.
+            class_word: the hard word, by default the one nearest to the predicted word. An encoder whose words start at
+                what the picture is taken for starts at this instead.
             seed: of the appended rank.
         """
         with torch.no_grad():
-            edit = row(encoder(Batch(latents, [word], pictures=picture)), 0)
+            seen = encoder.features(picture, latents)
+            if encoder.settings.named and class_word is not None:
+                seen = (*seen[:2], mean_word(word_vectors(backbone, class_word))[None])
+            edit = row(encoder.predict(*seen), 0)
         token = replace(edit.of(TokenEdit)[0], placeholder=word)
         lows = edit.of(LowRankEdit)
         if self.extra_rank:
@@ -549,7 +559,7 @@ def personalize(
         encoder: an encoder of this model.
         pictures: one or several of one thing, sides that the autoencoder takes.
         word: the new word, such as <my-cat>.
-        class_word: the hard word; by default the real word nearest to the predicted one.
+        class_word: the hard word; by default the real word nearest to the predicted one. See `Tuning.start`.
         masks: True where the thing is; the loss then counts there alone.
         steps: of tuning, 0 or more; the paper needs at most 12.
         seed: of everything random.
