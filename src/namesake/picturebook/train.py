@@ -100,7 +100,7 @@ _CPU = Preset(
     decoder=Stage(3_000, 16, 1e-3, 5e-4, decay=0.7, average=0.99),
     text_encoder=Stage(450, 96, 2e-3, 2e-3, decay=0.5, average=0.99),
     unet=Stage(20_000, 32, 3e-3, 1e-3, 2e-4, warmup=200, sheet_every=600),
-    image_encoder=Stage(2_500, 64, 2e-3, 1e-3, decay=0.6),
+    image_encoder=Stage(6_500, 64, 2e-3, 1e-3, decay=0.6),
     judge_drawings=80_000,
     judge_minutes=60,
 )
