@@ -46,7 +46,7 @@ COLD_START = "cold-start"  # the method where no encoder is at hand
 # What methods need otherwise on the picture book than on Stable Diffusion, for which their own settings are; chosen on
 # tuning concepts (LOG.md). Its U-Net has no attention on its finest level, so low-rank offsets are on all layers. What the
 # picture shows beside the thing is said, or the place is learned with it. Its tokenizer has no rare words: unknown letters
-# were never learned, so a real word that says little stands for one.
+# were never learned, so a real word that says little stands for one. A picture of 64 pixels shows nothing at a third of it.
 _SHORT = {"steps": 100, "batch": 4, "context": True}
 _LITTLE = {"rare_word": "thing"}
 _LORA = _SHORT | _LITTLE | {"layers": True, "rate": 4e-3}
@@ -62,7 +62,8 @@ PICTUREBOOK: dict[str, dict[str, Any]] = {
     "dreambooth": _BOOTH,
     "dreambooth-text": _BOOTH | {"text_rate": 4e-5},
     "dreambooth-word": _BOOTH | {"word_rate": 5e-3},
-    "custom-diffusion": _SHORT | {"prior": 16, "rate": 1e-3, "word_rate": 5e-3, "modifiers": "thing toy picture"},
+    "custom-diffusion": _SHORT
+    | {"prior": 16, "scaled": False, "rate": 1e-3, "word_rate": 2e-2, "modifiers": "thing toy picture"},
 }
 
 # A place, a style, a thing worn, a second thing: what a concept must be able to enter.
@@ -540,8 +541,10 @@ def _teach(
                 progress=progress,
                 **options,
             )
-        if one.word is None:  # named after the real word that the prediction is nearest to
-            edit = date.renamed(edit, _word_for(edit.about.class_word or ""))
+        if (
+            one.word is None
+        ):  # named after the real word that the prediction is nearest to, the thing's where it has several
+            edit = date.renamed(edit, _word_for(one.class_word or (edit.about.class_word or "").rpartition(" ")[2]))
         return _told(edit, report)
     method = method_of(name or COLD_START, backbone.name)
     concepts: list[tune.Shown] = []
@@ -789,7 +792,10 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
     small = Plan(10_000, batch=32, rate=5e-4, warmup=200, average=0.999, save_every=250, preview_every=1000)
     made = {
         "picturebook": PretrainRecipe(
-            "picturebook", Date(base_word="thing", named=True, width=160, norm_weight=1e-4), small, 48_000
+            "picturebook",
+            Date(base_word="thing", named=True, vectors=3, width=160, norm_weight=1e-4, word_weight=1e-3),
+            small,
+            48_000,
         )
     }
     for name, model in hub.items():

@@ -11,9 +11,9 @@ from namesake.errors import Refusal
 from namesake.generate import generate
 from namesake.methods.cold_start import ColdStart
 from namesake.methods.textual_inversion import StyleInversion
-from namesake.train.examples import Examples, _moved, class_of, describe
+from namesake.train.examples import Examples, _moved, class_of, describe, looks
 from namesake.train.fit import dice
-from namesake.train.tune import personalize
+from namesake.train.tune import personalize, word_vectors
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
@@ -127,6 +127,27 @@ def test_prompts_say_what_each_picture_shows_beside_the_thing(backbone, monkeypa
     assert describe(backbone, pictures, None) == ("a dog in the snow, {}", "a dog in the city, {}")
     style = personalize(backbone, StyleInversion(context=True), pictures, class_word="drawing", steps=0)
     assert style.about.settings["context"] == "a dog in the snow, ...; a dog in the city, ..."
+
+
+def test_the_word_begins_as_what_the_thing_looks_like(backbone, pictures, monkeypatch):
+    assert looks(backbone, pictures, "cat") == "cat"  # a model that cannot see
+    seen = {"blue", "striped"}
+
+    def similarity(pictures, prompts):
+        return torch.tensor([float(bool(seen & set(text.split()))) for text in prompts])
+
+    monkeypatch.setattr(backbone, "similarity", similarity)
+    monkeypatch.setattr(backbone, "unknown_words", lambda text: [])
+    assert looks(backbone, pictures, "cat") == "blue striped cat"
+    assert looks(backbone, pictures, "red cat") == "striped red cat"  # it was told the color
+    seen = {"gray", "plain"}
+    assert looks(backbone, pictures, "cat") == "gray cat"
+    edit = personalize(backbone, ColdStart(), pictures, class_word="cat", steps=0)
+    assert (edit.about.class_word, edit.of(SecondPath)[0].hard_word) == ("gray cat", "gray cat")
+    for own, real in zip(edit.of(TokenEdit)[0].vectors, word_vectors(backbone, "gray cat"), strict=True):
+        assert torch.equal(own, real)
+    bare = personalize(backbone, ColdStart(looks=False), pictures, class_word="cat", steps=0)
+    assert bare.about.class_word == "cat"
 
 
 def test_shifted_variants_and_masks_move_together(backbone):

@@ -10,7 +10,7 @@ from minis import image_encoder
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
-from namesake.data.prompts import NO_THINGS
+from namesake.data.prompts import COLORS, NO_THINGS, PATTERNS
 from namesake.edits import LowRankEdit, SecondPath, TokenEdit, edited
 from namesake.errors import Refusal
 from namesake.methods.date import (
@@ -94,26 +94,45 @@ def test_pretraining_starts_at_the_base_model_on_the_base_word_to_the_bit(each, 
     assert torch.equal(new, old)
 
 
-def test_a_named_word_starts_between_the_real_words_that_fit_the_picture(each):
-    encoder, batch = replace(SMALL, named=True, vectors=2).network(each), batch_of(each)
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_a_named_word_starts_between_the_real_words_that_fit_the_picture(each, vectors):
+    encoder, batch = replace(SMALL, named=True, vectors=vectors).network(each), batch_of(each)
     named = encoder.features.named(batch.pictures)
+    assert named.shape[1] == vectors
     places = {word.text: place for place, word in enumerate(each.real_words())}
     real = real_vectors(each)
-    for picture, found in zip(batch.pictures.split(1), named, strict=True):
-        fits = [pair for pair in each.nearest_words(picture, len(places)) if pair[0] not in NO_THINGS]
-        weights = (100 * torch.tensor([fit for _, fit in fits])).softmax(dim=0)
-        tables = [vectors[[places[text] for text, _ in fits]] for vectors in real]
-        means = [weights @ table for table in tables]
-        lengths = [weights @ table.norm(dim=1) for table in tables]
-        wanted = torch.cat([mean / mean.norm() * length for mean, length in zip(means, lengths, strict=True)])
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    known = [word for word in places if word not in NO_THINGS]
+    colors = [word for word in COLORS if word in places]
+    for number, frame, words in ((-1, "a picture of a {}", known), (0, "a picture of a {} thing", colors))[:vectors]:
+        for picture, found in zip(batch.pictures.split(1), named[:, number], strict=True):
+            prompts = [frame.format(word) for word in words]
+            apart = torch.pdist(each._text_embeddings(prompts)).square().mean().sqrt()
+            weights = (10 / apart * each.similarity(picture, prompts)).softmax(dim=0)
+            tables = [vectors[[places[text] for text in words]] for vectors in real]
+            means = [weights @ table for table in tables]
+            lengths = [weights @ table.norm(dim=1) for table in tables]
+            wanted = torch.cat([mean / mean.norm() * length for mean, length in zip(means, lengths, strict=True)])
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
     assert (named[0] - named[1]).abs().max() > 0
     edit = encoder(batch)  # whose last layer adds nothing yet
     whole = torch.cat(edit.of(TokenEdit)[0].vectors, dim=2)
-    assert torch.equal(whole, named[:, None].expand(-1, 2, -1))
+    assert torch.equal(whole, named)
     again = encoder(replace(batch, pictures=None, features=encoder.features(batch.pictures, batch.latents)))
     for a, b in zip(again.of(TokenEdit)[0].vectors, edit.of(TokenEdit)[0].vectors, strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_named_word_of_three_vectors_has_a_color_and_a_pattern(minis):
+    backbone = Backbone.load(device="cpu")
+    edit = replace(SMALL, named=True, vectors=3).network(backbone)(batch_of(backbone, 1))
+    color, pattern, thing = hard_word(backbone, row(edit, 0).of(TokenEdit)[0].vectors).split()
+    assert color in COLORS
+    assert pattern in PATTERNS
+    assert thing not in NO_THINGS
+    with pytest.raises(Refusal, match="knows no words"):
+        replace(SMALL, named=True, vectors=3).network(opened("sd15", minis))
+    with pytest.raises(Refusal, match="1 to 3 vectors"):
+        replace(SMALL, named=True, vectors=4)
 
 
 def test_a_named_word_starts_at_the_class_that_is_given(each):
@@ -123,18 +142,21 @@ def test_a_named_word_starts_at_the_class_that_is_given(each):
         module = Tuning().start(each, encoder, batch.pictures, batch.latents, "<my-cat>", class_word)
         return module.start.of(TokenEdit)[0].vectors
 
+    named = encoder.features.named(batch.pictures)[0]
+    assert torch.equal(torch.cat(start(None), dim=1), named)
     for own, cat in zip(start("cat"), word_vectors(each, "cat"), strict=True):
-        torch.testing.assert_close(own, cat.expand(2, -1))
+        torch.testing.assert_close(own[1:], cat)
     for own, both in zip(start("red cat"), word_vectors(each, "red cat"), strict=True):
-        torch.testing.assert_close(F.cosine_similarity(own[0], both.sum(dim=0), dim=0), torch.tensor(1.0))
-        torch.testing.assert_close(own[1].norm(), both.norm(dim=1).mean())
-    whole = torch.cat(start(None), dim=1)
-    assert torch.equal(whole, encoder.features.named(batch.pictures).expand(2, -1))
+        torch.testing.assert_close(own, both)  # a word for each vector
+    for own, all in zip(start("big red cat"), word_vectors(each, "big red cat"), strict=True):
+        torch.testing.assert_close(F.cosine_similarity(own[1], all.sum(dim=0), dim=0), torch.tensor(1.0))
+        torch.testing.assert_close(own[1].norm(), all.norm(dim=1).mean())
+    assert torch.equal(torch.cat(start("cat"), dim=1)[0], named[0])  # its color
 
 
 def test_a_model_that_cannot_name_pictures_is_refused(minis):
     with pytest.raises(Refusal, match="base word"):
-        Features(Backbone.load(minis["sd15"], device="cpu"), without=())
+        Features(Backbone.load(minis["sd15"], device="cpu"), names=[("a {}", ("cat",))])
 
 
 def test_a_begins_with_the_spread_of_an_ordinary_lora(backbone):

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from namesake.errors import Refusal
 from namesake.picturebook import train
 from namesake.picturebook.captions import words_of
-from namesake.picturebook.concept import concept, number_of
+from namesake.picturebook.concept import COLORS, PATTERNS, concept, number_of
 from namesake.picturebook.dataset import Drawings
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import SMALL_WORLD, STYLES, WORN, Pose, Scene, Style, Worn
@@ -25,8 +25,10 @@ from namesake.picturebook.train import (
     SCENES,
     Stage,
     answers,
+    color_said,
     make_tokenizer,
     nouns_of,
+    pattern_said,
     rate,
     run_stage,
     scene_shares,
@@ -243,7 +245,7 @@ def test_bad_names_are_refused(tmp_path):
         train.main("cpu", tmp_path, stage="unett")
 
 
-def test_a_captions_thing_and_style_are_read_from_its_words():
+def test_a_captions_thing_and_its_looks_are_read_from_its_words():
     nouns = {noun: place for place, name in enumerate(SMALL_WORLD.categories) for noun in nouns_of(name)}
     drawings, seen = Drawings("tuning", SMALL_WORLD, seed=3), {True: 0, False: 0}
     for index in range(400):
@@ -254,4 +256,10 @@ def test_a_captions_thing_and_style_are_read_from_its_words():
         seen[said] += 1
         style = scene.style.name if "style" in caption.named else "plain"
         assert STYLES[style_said(caption.text)] == style, caption.text
+        for what, read, names, truth in (
+            ("color", color_said, tuple(COLORS), made.colors[0].name),
+            ("pattern", pattern_said, PATTERNS, made.pattern.kind),
+        ):
+            wanted = names.index(truth) if what in caption.named else -1
+            assert read(caption.text, nouns) == wanted, (what, caption.text)
     assert min(seen.values()) > 10

@@ -1,7 +1,8 @@
 """What the frozen networks see in a picture, place by place: the input of an encoder that predicts a concept."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,42 @@ from namesake.errors import Refusal
 
 VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # DATE, appendix A
 OWN = "own"
-SHARPNESS = 100.0  # the largest that CLIP learns to multiply its cosines by
+
+
+def readings(seen: Float[Tensor, "B P"], known: Float[Tensor, "N P"]) -> Float[Tensor, "B N"]:
+    """Logits of which of N prompts fits each picture, of unit embeddings: cosines over a tenth of how far the prompts lie
+    from each other (root mean square). A fixed temperature would not do: styles lie 0.35 of a unit apart in the picture
+    book, nouns 0.10, colors 0.01."""
+    return seen @ known.T * (10 / (2 * known.var(dim=0).sum()).sqrt())
+
+
+@dataclass(frozen=True)
+class _Name:
+    """One question to the image encoder: unit embeddings of its prompts, and its words for each text encoder."""
+
+    known: Float[Tensor, "N P"]
+    tables: tuple[Float[Tensor, "N _E"], ...]
+
+    @staticmethod
+    @torch.no_grad()
+    def of(backbone: Backbone, frame: str, words: Sequence[str]) -> "_Name":
+        ids = {word.text: word.ids for word in backbone.real_words()}
+        with _exact(backbone.device.type), bypassed(backbone):
+            known = backbone._text_embeddings([frame.format(word) for word in words])
+        tables = [
+            embedding(encoder).detach()[[ids[word][number] for word in words]].float()
+            for number, encoder in enumerate(backbone.text_encoders)
+        ]
+        return _Name(known, tuple(tables))
+
+    def between(self, seen: Float[Tensor, "B P"]) -> Float[Tensor, "B _E"]:
+        """The mean word for each picture, as long as its words are."""
+        fit = readings(seen, self.known.to(seen)).softmax(dim=-1)
+        lengths = (fit @ table.norm(dim=-1, keepdim=True) for table in self.tables)
+        return torch.cat(
+            [F.normalize(fit @ table, dim=-1) * length for table, length in zip(self.tables, lengths, strict=True)],
+            dim=1,
+        )
 
 
 class Features:
@@ -36,11 +72,13 @@ class Features:
             for a model without one ViT-H/14, which DATE uses. From the hub's cache only, since 4 GB should not come
             unasked.
         timestep: of the reference latent, as a share of the schedule, 0 (hardly any noise) to 1.
-        without: real words that name no thing; given, a third feature is what the model's own image encoder takes the
-            picture for, as a word between all others (`named`).
+        names: prompts with their words, such as ("a picture of a {}", ("cat", "dog")), each word a real word of the model.
+            Given, a third feature is what the model's own image encoder takes the picture for, for each prompt a word
+            between all of its words (`named`).
 
     Attributes:
         image_encoder: the name of the image encoder: "own", a hub id or a folder.
+        names: as given.
         eye: the image encoder, frozen.
         widths: channels of the two maps.
     """
@@ -50,15 +88,15 @@ class Features:
         backbone: Backbone,
         image_encoder: str | None = None,
         timestep: float = 0.1,
-        without: Collection[str] | None = None,
+        names: Sequence[tuple[str, Sequence[str]]] = (),
     ) -> None:
         if not 0 <= timestep <= 1:
             raise Refusal(f"The features' timestep is {timestep}; a share of the schedule from 0 to 1 is wanted.")
-        if without is not None and not backbone._own_eye:
+        if names and not backbone._own_eye:
             raise Refusal(
                 f"The model {backbone.name} has no image encoder of its own to name pictures; start at a base word."
             )
-        self.backbone, self.without = backbone, without
+        self.backbone, self.names = backbone, tuple(names)
         self.image_encoder = image_encoder or (OWN if backbone._own_eye else VIT_H)
         self.eye = _eye(backbone, self.image_encoder)
         self.timestep = min(round(timestep * backbone.train_timesteps), backbone.train_timesteps - 1)
@@ -67,12 +105,13 @@ class Features:
             backbone.unet.config.block_out_channels[-1],
         )
         self._empty: TextStates | None = None
+        self._asked = [_Name.of(backbone, frame, words) for frame, words in names]
 
     def __call__(self, pictures: UInt8[Tensor, "B H W 3"], latents: Float[Tensor, "B C h w"]) -> tuple[Tensor, ...]:
         """The two maps `[B, C, h, w]` of some pictures and their scaled latents, and what `named` says where that is
         wanted, fp32 and without a graph."""
         maps = (self.image(pictures), self.reference(latents))
-        return maps if self.without is None else (*maps, self.named(pictures))
+        return (*maps, self.named(pictures)) if self.names else maps
 
     @torch.no_grad()
     def image(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
@@ -84,24 +123,15 @@ class Features:
         return places.transpose(1, 2).unflatten(2, (side, side))
 
     @torch.no_grad()
-    def named(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _E"]:
-        """The mean of the real words that name things, weighed by how well "a picture of a {word}" fits each picture
-        (softmax of `SHARPNESS` times the cosine), and as long as these words are, since a mean of many is short and a
-        short word is not heard beside others (LOG.md); the vectors of all text encoders one after the other."""
-        backbone = self.backbone
-        with _exact(backbone.device.type), bypassed(backbone):
-            seen = backbone.see(pictures)
+    def named(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _n _E"]:
+        """For each of the names the mean of its words, weighed by how well the prompt with each of them fits a picture
+        (softmax of `readings`), and as long as these words are, since a mean of many is short and a short word is not
+        heard beside others (LOG.md); the vectors of all text encoders one after the other."""
+        with _exact(self.backbone.device.type), bypassed(self.backbone):
+            seen = self.backbone.see(pictures)
             assert seen is not None
-            known = backbone._word_embeddings
-            words = backbone.real_words()[: len(known)]
-            things = [place for place, word in enumerate(words) if word.text not in (self.without or ())]
-            fit = (SHARPNESS * F.normalize(seen.float(), dim=-1) @ known[things].T.to(seen)).softmax(dim=-1)
-            named = []
-            for number, encoder in enumerate(backbone.text_encoders):
-                table = embedding(encoder).detach()[[words[place].ids[number] for place in things]].float()
-                lengths = fit @ table.norm(dim=-1, keepdim=True)
-                named.append(F.normalize(fit @ table, dim=-1) * lengths)
-            return torch.cat(named, dim=1)
+            seen = F.normalize(seen.float(), dim=-1)
+            return torch.stack([name.between(seen) for name in self._asked], dim=1)
 
     def reference(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B _C _h _w"]:
         """The U-Net's encoder half on reference latents, at the fixed timestep and with the fixed noise."""

@@ -45,6 +45,10 @@ STYLES = (
 )  # fmt: skip
 """Where pictures that people bring were taken, and how they are drawn; see `train.examples.describe`."""
 
+COLORS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "black", "gray", "white")
+PATTERNS = ("plain", "striped", "spotted", "checkered", "zigzag", "starry", "heart")
+"""How a thing looks in a word or two, the first pattern being none; see `train.examples.looks`."""
+
 # Words that say how, where or how drawn a thing is, not what it is. The image encoder finds them as readily.
 NO_THINGS = frozenset(
     """a an the and or of in on at by to from with without under over near next beside behind below beneath above atop

@@ -223,8 +223,8 @@ def attention_share(backbone: "Backbone", edit: "Edit", picture: UInt8[Tensor, "
 
 
 def is_called(hard: str | None, made: Concept) -> bool:
-    """Whether a real word names a concept's category: its noun or one of its synonyms."""
-    return hard in (made.category, *made.kind.words)
+    """Whether the last of some real words names a concept's category: its noun or one of its synonyms."""
+    return (hard or "").rpartition(" ")[2] in (made.category, *made.kind.words)
 
 
 def note(backbone: "Backbone", edit: "Edit", picture: UInt8[Tensor, "1 H W 3"], made: Concept) -> dict[str, Any]:

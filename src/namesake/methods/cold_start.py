@@ -4,7 +4,9 @@ It is the tuning stage of DATE (Arar et al., "Domain-Agnostic Tuning-Encoder for
 Models", 2023; section 3.4 and appendix B) begun from nothing. Deviations: no encoder predicts the word and the offsets,
 so the word begins as the hard word itself and the offsets at zero effect; the hard word is the class word or what the
 CLIP image encoder takes the picture for, and not the word nearest to a prediction; anchors are relative to the size of
-the word and of the weights, where the paper gives no form; with `layers` offsets act outside the attentions too.
+the word and of the weights, where the paper gives no form; with `layers` offsets act outside the attentions too; what an
+image encoder sees of the thing's color and pattern is said with the class word ("white striped cat"), and the new word
+has a vector for each of these words.
 """
 
 from collections.abc import Mapping
@@ -33,6 +35,7 @@ class ColdStart(Method):
 
     steps: int = 100
     context: bool = True
+    looks: bool = True
     rank: int = 4
     layers: bool = False
     blend: float = 0.25

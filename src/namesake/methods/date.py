@@ -34,7 +34,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
-from namesake.data.prompts import NO_THINGS
+from namesake.data.prompts import COLORS, NO_THINGS, PATTERNS
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, sketch
 from namesake.edits.base import embedding, number, same_base
 from namesake.edits.file import write
@@ -136,10 +136,27 @@ def hard_word(backbone: Backbone, vectors: tuple[Float[Tensor, "n _E"], ...]) ->
     return " ".join(words[place].text for place in near.argmax(dim=-1).tolist())
 
 
-def mean_word(vectors: tuple[Float[Tensor, "n _E"], ...]) -> Float[Tensor, "_E"]:
-    """One vector for a text of one or more tokens: the mean of theirs, and as long as they are on average; those of all
-    text encoders one after the other, as `Features.named` gives them."""
-    return torch.cat([F.normalize(own.mean(dim=0), dim=0) * own.norm(dim=-1).mean() for own in vectors])
+def names_of(backbone: Backbone, count: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What an image encoder is asked of a picture, see `Features`: the thing; its color and the thing; color, pattern and
+    the thing. Refused where the model knows none of the words."""
+    real = [word.text for word in backbone.real_words()]
+    thing = ("a picture of a {}", tuple(word for word in real if word not in NO_THINGS))
+    looks = [("a picture of a {} thing", tuple(word for word in words if word in real)) for words in (COLORS, PATTERNS)]
+    names = (*looks[: count - 1], thing)
+    if not all(words for _, words in names):
+        raise Refusal(
+            f"The model {backbone.name} knows no words for what is asked of pictures; start at fewer, or at a base word."
+        )
+    return names
+
+
+def with_class(named: Float[Tensor, "1 n _E"], given: tuple[Float[Tensor, "_m _E1"], ...]) -> Float[Tensor, "1 n _E"]:
+    """Where a word starts that was seen as `named`, once its class is given by its tokens for each text encoder: as many as
+    the word has vectors take their places; else their mean, as long as they are, takes that of the thing."""
+    if all(len(vectors) == named.shape[1] for vectors in given):
+        return torch.cat(given, dim=-1)[None].to(named)
+    mean = torch.cat([F.normalize(own.mean(dim=0), dim=0) * own.norm(dim=-1).mean() for own in given])
+    return torch.cat([named[:, :-1], mean[None, None].to(named)], dim=1)
 
 
 # The encoder
@@ -151,7 +168,8 @@ class Date:
 
     vectors: of a word, 1..4. rank: of the offsets, 0 (none: no hypernetwork) to 64; their alpha equals it. base_word:
     where words start, one token of the model. named: they start instead at what the model's own image encoder takes the
-    picture for, a word between real words (`Features.named`); for models that have one. width, blocks, layers: of the
+    picture for, words between real words (`Features.named`): of one vector at the thing, of two at its color and the
+    thing, of three at color, pattern and thing; for models that have an image encoder. width, blocks, layers: of the
     networks (`namesake.nets.encoder`).
     image_encoder, timestep: see `Features`. denoiser: what the U-Net's features are of while pre-training: "reference"
     (once, at the fixed timestep) or "current" (the noisy latent that is to be cleaned, as the project's page draws it;
@@ -198,6 +216,10 @@ class Date:
                 raise Refusal(
                     f"The encoder's {name} is {getattr(self, name)}; a number from {low} to {high} is wanted."
                 )
+        if self.named and self.vectors > 3:
+            raise Refusal(
+                f"A named word has 1 to 3 vectors, for a thing, its color and its pattern, not {self.vectors}."
+            )
         if self.denoiser not in DENOISER:
             raise Refusal(f"The encoder's denoiser is '{self.denoiser}'; one of {', '.join(DENOISER)} is wanted.")
         if self.regularizer not in REGULARIZERS:
@@ -228,8 +250,8 @@ class DateEncoder(EditModule):
         self, backbone: Backbone, settings: Date, seed: int = 0, weights: Mapping[str, Tensor] | None = None
     ) -> None:
         super().__init__()
-        without = NO_THINGS if settings.named else None
-        self.features = Features(backbone, settings.image_encoder, settings.timestep, without)
+        names = names_of(backbone, settings.vectors) if settings.named else ()
+        self.features = Features(backbone, settings.image_encoder, settings.timestep, names)
         self.settings = settings = replace(settings, image_encoder=self.features.image_encoder)
         self.word = "<it>"
         self.about = about(backbone, "DATE", encoder=asdict(settings))
@@ -290,7 +312,7 @@ class DateEncoder(EditModule):
         self,
         image: Float[Tensor, "B _C1 _h1 _w1"],
         denoiser: Float[Tensor, "B _C2 _h2 _w2"],
-        named: Float[Tensor, "B _E"] | None = None,
+        named: Float[Tensor, "B _n _E"] | None = None,
     ) -> Edit:
         """A word and offsets for each row, from the two maps of features, and from where words start if not at the base
         word."""
@@ -495,7 +517,7 @@ class Tuning:
         with torch.no_grad():
             seen = encoder.features(picture, latents)
             if encoder.settings.named and class_word is not None:
-                seen = (*seen[:2], mean_word(word_vectors(backbone, class_word))[None])
+                seen = (*seen[:2], with_class(seen[2], word_vectors(backbone, class_word)))
             edit = row(encoder.predict(*seen), 0)
         token = replace(edit.of(TokenEdit)[0], placeholder=word)
         lows = edit.of(LowRankEdit)

@@ -93,14 +93,14 @@ class TokenEmbedder(nn.Module):
             self.register_buffer(f"base_{number}", vectors.detach().float().clone(), persistent=False)
 
     def forward(
-        self, whole: Float[Tensor, "B D"], named: Float[Tensor, "B _E"] | None = None
+        self, whole: Float[Tensor, "B D"], named: Float[Tensor, "B n _E"] | None = None
     ) -> tuple[Float[Tensor, "B n _E"], ...]:
         """`named`: vectors that stand in the base word's place, those of all text encoders one after the other."""
         hidden = self.hidden(whole)
         bases = [self.get_buffer(f"base_{number}") for number in range(len(self.sizes))]
         own: Sequence[Tensor] = bases
         if named is not None:
-            own = [one[:, None] for one in named.split([base.shape[1] for base in bases], dim=1)]
+            own = named.split([base.shape[1] for base in bases], dim=2)
         words = []
         for layer, size, base, begun in zip(self.leave, self.sizes, bases, own, strict=True):
             words.append(begun + size * layer(hidden).unflatten(1, base.shape))

@@ -31,6 +31,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from namesake.backbone.features import readings
 from namesake.errors import Refusal
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
@@ -821,7 +822,7 @@ class _Asked:
 
     def loss(self, seen: Tensor, known: Tensor, right: Tensor) -> tuple[Tensor, float]:
         """Of unit image embeddings: minus the log of what falls on prompts with the right answer; and how often it is first."""
-        fit = (seen @ known.T / TEMPERATURE).log_softmax(dim=-1)[right >= 0]
+        fit = readings(seen, known).log_softmax(dim=-1)[right >= 0]
         kinds, right = self.kinds.to(right.device), right[right >= 0]
         falls = fit.masked_fill(kinds[None] != right[:, None], -torch.inf).logsumexp(dim=-1)
         count = max(1, len(right))
@@ -848,14 +849,38 @@ def subject(caption: str, nouns: Mapping[str, int]) -> int:
 
     The thing comes first in every caption, but for styles ("a stained glass window of ..."), which have nouns of their own.
     """
+    words = words_of(caption)
+    return nouns.get(words[_subject_at(words, nouns)], -1)
+
+
+def _subject_at(words: list[str], nouns: Mapping[str, int]) -> int:
+    """Where in a caption its thing is called something."""
     others = {word for kind in BY_NAME.values() for word in kind.hypernyms} | {made.name.lower() for made in CHARACTERS}
-    first = next((word for word in words_of(caption) if word in nouns or word in others), "")
-    return nouns.get(first, -1)
+    return next((place for place, word in enumerate(words) if word in nouns or word in others), 0)
+
+
+def color_said(caption: str, nouns: Mapping[str, int]) -> int:
+    """The number of the main color of a caption's thing, the first before its noun; -1 where none is named."""
+    words = words_of(caption)
+    table = {word: place for place, color in enumerate(COLORS) for word in grammar.COLOR_WORDS[color]}
+    return next((table[word] for word in words[: _subject_at(words, nouns)] if word in table), -1)
+
+
+def pattern_said(caption: str, nouns: Mapping[str, int]) -> int:
+    """The number of the pattern of a caption's thing: "a striped cat", "a cat with red stripes"; -1 where none is named."""
+    words = words_of(caption)
+    place = _subject_at(words, nouns)
+    table = {word: number for number, kind in enumerate(PATTERNS) for word in grammar.PATTERN_WORDS[kind]}
+    after = {word: PATTERNS.index(kind) for kind, said in grammar.PATTERN_NOUNS.items() for word in said}
+    found = [table[word] for word in words[:place] if word in table]
+    if words[place + 1 : place + 2] == ["with"]:  # and a color
+        found += [after[word] for word in words[place + 3 : place + 4] if word in after]
+    return found[0] if found else -1
 
 
 def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Accelerator) -> None:
     """The image encoder learns by CLIP's loss to meet the frozen text encoder's pooled output, on from the weights that are
-    there; and, since it is asked what pictures show, to find each caption's noun among all nouns and its style among all styles."""
+    there; and, since it is asked what pictures show, to find the noun, style, main color and pattern of each caption."""
     from safetensors.torch import load_file
     from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
@@ -881,6 +906,17 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
             ["a picture of a thing", *(f"a picture of a thing, {tag}" for tag in tags)],
             [0, *tags.values()],
             [style_said(t) for t in texts],
+        ),
+        *(
+            _Asked.of(
+                [f"a picture of a {word} thing" for name in names for word in words[name]],
+                [place for place, name in enumerate(names) for _ in words[name]],
+                [said(t, nouns) for t in texts],
+            )
+            for names, words, said in (
+                (tuple(COLORS), grammar.COLOR_WORDS, color_said),
+                (tuple(PATTERNS), grammar.PATTERN_WORDS, pattern_said),
+            )
         ),
     )
     with torch.no_grad():
@@ -913,9 +949,9 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         hit = float((logits.argmax(1) == target).float().mean())
         pairs = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         # In a batch place and style tell most pictures apart, so that the pairs alone teach little of things.
-        nouns_loss, noun = asked[0].loss(a, known[0], batch[2])
-        styles_loss, style = asked[1].loss(a, known[1], batch[3])
-        return pairs + nouns_loss + styles_loss, {"hit": hit, "noun": noun, "style": style}
+        answers = [one.loss(a, prompts, right) for one, prompts, right in zip(asked, known, batch[2:], strict=True)]
+        told = {name: share for name, (_, share) in zip(("noun", "style", "color", "pattern"), answers, strict=True)}
+        return pairs + torch.stack([loss for loss, _ in answers]).sum(), {"hit": hit, **told}
 
     averaged = run_stage("image_encoder", stage, module, optimizer, loss, batches, work, accelerator)
     if accelerator.is_main_process:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.data.prompts import NO_THINGS, PLACES, STYLES, TEMPLATES
+from namesake.data.prompts import COLORS, NO_THINGS, PATTERNS, PLACES, STYLES, TEMPLATES
 from namesake.edits import check_word
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
@@ -73,6 +73,25 @@ def describe(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str 
             said = ends[int(similarity.argmax())]
         frames.append(f"{{}}{said}" if thing else f"a {shown}{said}, {{}}")
     return tuple(frames)
+
+
+def looks(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str) -> str:
+    """The thing with its color and pattern as the image encoder sees them, such as "white striped cat"; what its name says
+    already, and what a model cannot see, is left out.
+
+    A word that begins as this begins nearer to the picture than one that begins as the thing alone (measured in LOG.md).
+    """
+    said = thing
+    for options in (PATTERNS, COLORS):
+        known = [word for word in options if not backbone.unknown_words(word)]
+        if set(thing.lower().split()) & set(options) or not known:
+            continue
+        similarity = backbone.similarity(pictures, [f"a picture of a {word} thing" for word in known])
+        if similarity is None:
+            return thing
+        best = known[int(similarity.argmax())]
+        said = said if best == PATTERNS[0] else f"{best} {said}"
+    return said
 
 
 @dataclass(frozen=True, eq=False)

@@ -193,7 +193,7 @@ def _seen(backbone: Backbone, features: Features, pictures: UInt8[Tensor, "B H W
 
 def _mark(backbone: Backbone, features: Features) -> str:
     """A short name of the frozen networks that features come from."""
-    found = sha256(f"{features.timestep} {features.image_encoder} {sorted(features.without or ())}".encode())
+    found = sha256(f"{features.timestep} {features.image_encoder} {features.names}".encode())
     for module in (backbone.unet, backbone.vae, *backbone.text_encoders, features.eye):
         for parameter in module.parameters():
             found.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())

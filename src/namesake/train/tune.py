@@ -20,7 +20,7 @@ from namesake.data.prompts import TEMPLATES
 from namesake.edits import Edit, LowRankEdit, Part, Site, TokenEdit, about, layer_sites, text_sites
 from namesake.edits.base import embedding, layer_at, text_rooms
 from namesake.errors import Refusal
-from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe
+from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe, looks
 from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, idle_offsets, loss_of, min_snr, stratified, timesteps
 
 LONGEST = 8  # tokens that a new word may begin as
@@ -44,6 +44,7 @@ class Method:
         scaled: whether the pictures are also seen smaller and larger, and the sentences say so.
         shift: how far a tuned picture is moved about at random, as a share of its side, 0..1.
         context: whether the sentences say what the pictures show beside the thing, where an image encoder can tell.
+        looks: whether color and pattern of the thing are read from the pictures and belong to its class word from then on.
     """
 
     name: ClassVar[str]
@@ -61,6 +62,7 @@ class Method:
     scaled: bool = False
     shift: float = 0.0
     context: bool = False
+    looks: bool = False
 
     def __post_init__(self) -> None:
         bounds = {"steps": (0, 1e6), "batch": (1, 64), "prior": (0, 10_000), "rank": (1, 1024)}
@@ -342,6 +344,8 @@ def learn(
         )
     shown = [one.checked(backbone) for one in concepts]
     words = {one.word: one.class_word or "" for one in shown}
+    if method.looks:
+        words = {one.word: looks(backbone, one.pictures, words[one.word]) for one in shown}
     if len(words) < len(shown):
         raise Refusal(f"{len(shown)} concepts share the words {', '.join(words)}; a word for each is wanted.")
     module = method.start(backbone, words, seed)
