@@ -793,7 +793,7 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
     made = {
         "picturebook": PretrainRecipe(
             "picturebook",
-            Date(base_word="thing", named=True, vectors=3, width=160, norm_weight=1e-4, word_weight=1e-3),
+            Date(base_word="thing", named=True, vectors=2, width=160, norm_weight=1e-4, word_weight=1e-3),
             small,
             48_000,
         )

@@ -46,8 +46,7 @@ STYLES = (
 """Where pictures that people bring were taken, and how they are drawn; see `train.examples.describe`."""
 
 COLORS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "black", "gray", "white")
-PATTERNS = ("plain", "striped", "spotted", "checkered", "zigzag", "starry", "heart")
-"""How a thing looks in a word or two, the first pattern being none; see `train.examples.looks`."""
+"""How a thing looks in a word; see `train.examples.looks`."""
 
 # Words that say how, where or how drawn a thing is, not what it is. The image encoder finds them as readily.
 NO_THINGS = frozenset(

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
-from namesake.data.prompts import COLORS, NO_THINGS, PATTERNS
+from namesake.data.prompts import COLORS, NO_THINGS
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, sketch
 from namesake.edits.base import embedding, number, same_base
 from namesake.edits.file import write
@@ -137,12 +137,12 @@ def hard_word(backbone: Backbone, vectors: tuple[Float[Tensor, "n _E"], ...]) ->
 
 
 def names_of(backbone: Backbone, count: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """What an image encoder is asked of a picture, see `Features`: the thing; its color and the thing; color, pattern and
-    the thing. Refused where the model knows none of the words."""
+    """What an image encoder is asked of a picture, see `Features`: the thing, or its color and the thing. Refused where the
+    model knows none of the words."""
     real = [word.text for word in backbone.real_words()]
     thing = ("a picture of a {}", tuple(word for word in real if word not in NO_THINGS))
-    looks = [("a picture of a {} thing", tuple(word for word in words if word in real)) for words in (COLORS, PATTERNS)]
-    names = (*looks[: count - 1], thing)
+    color = ("a picture of a {} thing", tuple(word for word in COLORS if word in real))
+    names = (color, thing)[2 - count :]
     if not all(words for _, words in names):
         raise Refusal(
             f"The model {backbone.name} knows no words for what is asked of pictures; start at fewer, or at a base word."
@@ -169,7 +169,7 @@ class Date:
     vectors: of a word, 1..4. rank: of the offsets, 0 (none: no hypernetwork) to 64; their alpha equals it. base_word:
     where words start, one token of the model. named: they start instead at what the model's own image encoder takes the
     picture for, words between real words (`Features.named`): of one vector at the thing, of two at its color and the
-    thing, of three at color, pattern and thing; for models that have an image encoder. width, blocks, layers: of the
+    thing; for models that have an image encoder. width, blocks, layers: of the
     networks (`namesake.nets.encoder`).
     image_encoder, timestep: see `Features`. denoiser: what the U-Net's features are of while pre-training: "reference"
     (once, at the fixed timestep) or "current" (the noisy latent that is to be cleaned, as the project's page draws it;

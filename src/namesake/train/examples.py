@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.data.prompts import COLORS, NO_THINGS, PATTERNS, PLACES, STYLES, TEMPLATES
+from namesake.data.prompts import COLORS, NO_THINGS, PLACES, STYLES, TEMPLATES
 from namesake.edits import check_word
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
@@ -76,22 +76,16 @@ def describe(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str 
 
 
 def looks(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str) -> str:
-    """The thing with its color and pattern as the image encoder sees them, such as "white striped cat"; what its name says
-    already, and what a model cannot see, is left out.
+    """The thing with its color as the image encoder sees it, such as "white cat"; the thing alone where that has a color
+    in its name, and for a model that cannot see.
 
     A word that begins as this begins nearer to the picture than one that begins as the thing alone (measured in LOG.md).
     """
-    said = thing
-    for options in (PATTERNS, COLORS):
-        known = [word for word in options if not backbone.unknown_words(word)]
-        if set(thing.lower().split()) & set(options) or not known:
-            continue
-        similarity = backbone.similarity(pictures, [f"a picture of a {word} thing" for word in known])
-        if similarity is None:
-            return thing
-        best = known[int(similarity.argmax())]
-        said = said if best == PATTERNS[0] else f"{best} {said}"
-    return said
+    known = [word for word in COLORS if not backbone.unknown_words(word)]
+    if set(thing.lower().split()) & set(COLORS) or not known:
+        return thing
+    similarity = backbone.similarity(pictures, [f"a picture of a {word} thing" for word in known])
+    return thing if similarity is None else f"{known[int(similarity.argmax())]} {thing}"
 
 
 @dataclass(frozen=True, eq=False)

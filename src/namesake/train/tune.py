@@ -44,7 +44,7 @@ class Method:
         scaled: whether the pictures are also seen smaller and larger, and the sentences say so.
         shift: how far a tuned picture is moved about at random, as a share of its side, 0..1.
         context: whether the sentences say what the pictures show beside the thing, where an image encoder can tell.
-        looks: whether color and pattern of the thing are read from the pictures and belong to its class word from then on.
+        looks: whether the thing's color is read from the pictures and belongs to its class word from then on.
     """
 
     name: ClassVar[str]
