@@ -216,10 +216,8 @@ class Date:
                 raise Refusal(
                     f"The encoder's {name} is {getattr(self, name)}; a number from {low} to {high} is wanted."
                 )
-        if self.named and self.vectors > 3:
-            raise Refusal(
-                f"A named word has 1 to 3 vectors, for a thing, its color and its pattern, not {self.vectors}."
-            )
+        if self.named and self.vectors > 2:
+            raise Refusal(f"A named word has 1 or 2 vectors, for a thing and its color, not {self.vectors}.")
         if self.denoiser not in DENOISER:
             raise Refusal(f"The encoder's denoiser is '{self.denoiser}'; one of {', '.join(DENOISER)} is wanted.")
         if self.regularizer not in REGULARIZERS:
