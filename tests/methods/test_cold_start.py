@@ -56,9 +56,9 @@ def test_offsets_on_all_layers_start_at_nothing_and_learn(minis, kind, pictures)
     assert all(up.any() for _, up in moved.values())
 
 
-def test_shorter_runs_take_larger_steps_and_longer_ones_smaller():
+def test_longer_runs_take_smaller_steps():
     rates = [ColdStart(steps=50).paced(steps).offset_rate / 2e-3 for steps in (1, 12, 50, 200)]
-    assert rates == pytest.approx([2, 2, 1, 0.5])
+    assert rates == pytest.approx([1, 1, 1, 0.5])
 
 
 def test_the_class_is_a_word_for_a_thing_or_object_with_a_warning(backbone, pictures, monkeypatch):

@@ -49,10 +49,9 @@ class ColdStart(Method):
         return TunedEdit(edit, backbone, self.word_anchor, self.offset_anchor)
 
     def paced(self, steps: int) -> "ColdStart":
-        """Rates go with the root of how much shorter a run is than the method's own, and are doubled at most: of 200
-        steps at the rates that suit 12, the picture book's word is the copy of one picture, and 12 steps at those that
-        suit 50 learn nothing (LOG.md)."""
-        factor = min(2.0, (self.steps / max(steps, 1)) ** 0.5)
+        """A longer run than the method's own has rates lower by the root of how much longer it is: after 200 steps at the
+        rates that suit 50 the picture book's word is the copy of one picture (LOG.md)."""
+        factor = min(1.0, (self.steps / max(steps, 1)) ** 0.5)
         return replace(self, word_rate=factor * self.word_rate, offset_rate=factor * self.offset_rate)
 
     @property
