@@ -241,7 +241,10 @@ def demo(
 @app.command()
 def pretrain(
     recipe: Annotated[
-        str, typer.Option(metavar="NAME", help="picturebook; sd15, sd21 or sdxl, also with -50k for fewer steps.")
+        str,
+        typer.Option(
+            metavar="NAME", help="picturebook, also with -context; sd15, sd21 or sdxl, also with -50k for fewer steps."
+        ),
     ] = "picturebook",
     data: Annotated[
         list[str] | None,

@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from namesake.backbone.features import Features
 from namesake.data.prompts import COLORS, NO_THINGS
 from namesake.edits import LowRankEdit, SecondPath, TokenEdit, edited
 from namesake.errors import Refusal
+from namesake.evaluate.cold_start import chosen, reference_of
 from namesake.methods import date
 from namesake.methods.date import (
     Date,
@@ -27,6 +29,9 @@ from namesake.methods.date import (
     read_note,
     row,
 )
+from namesake.picturebook.draw import draw
+from namesake.picturebook.scene import SMALL_WORLD
+from namesake.train.examples import describe
 from namesake.train.fit import Batch, Phase, fit
 from namesake.train.tune import real_vectors, sites_of, word_vectors
 
@@ -156,6 +161,29 @@ def test_a_named_word_starts_at_the_class_that_is_given(each):
         torch.testing.assert_close(F.cosine_similarity(own[1], all.sum(dim=0), dim=0), torch.tensor(1.0))
         torch.testing.assert_close(own[1].norm(), all.norm(dim=1).mean())
     assert torch.equal(torch.cat(start("cat"), dim=1)[0], named[0])  # its color
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_sentences_of_pretraining_can_say_what_is_beside_the_thing(named):
+    backbone = Backbone.load(device="cpu")
+    pictures = [draw(one, reference_of(one, SMALL_WORLD)).picture for one in chosen("tuning", SMALL_WORLD, 6)]
+    pictures = torch.from_numpy(np.stack(pictures))
+    encoder = replace(SMALL, named=named, context=True).network(backbone)
+    latents = backbone.encode(pictures)
+    batch = Batch(latents, ["<it>"] * 6, pictures=pictures)
+    frames = encoder.frames(batch)
+    assert tuple(frames) == describe(backbone, pictures, "thing")  # as tuning says it
+    assert len(set(frames)) > 2
+    kept = replace(batch, pictures=None, features=encoder.features(pictures, latents))
+    assert encoder.frames(kept) == frames
+    for one, other in zip(
+        encoder(kept).of(LowRankEdit)[0].factors.values(),
+        encoder(batch).of(LowRankEdit)[0].factors.values(),
+        strict=True,
+    ):
+        assert torch.equal(one[0], other[0])
+    assert replace(SMALL, named=named).network(backbone).frames(batch) == ()
+    assert personalize(backbone, encoder, pictures[:1], steps=1).about.class_word
 
 
 def test_a_model_that_cannot_name_pictures_is_refused(minis):

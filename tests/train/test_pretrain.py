@@ -135,6 +135,21 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_trains_the_encoder_alone(bac
     )
 
 
+def test_sentences_are_framed_by_what_the_encoder_sees_beside_the_thing(backbone, tmp_path, monkeypatch):
+    asked, text = [], Backbone.text
+    monkeypatch.setattr(
+        Backbone, "text", lambda self, prompts, *rest: asked.append(prompts) or text(self, prompts, *rest)
+    )
+    run(backbone, tmp_path / "bare", replace(PLAN, steps=1))
+    bare, asked[:] = [said for said in asked if len(said) == 4], []
+    settings = replace(SMALL, context=True)
+    monkeypatch.setattr(type(stirred(backbone, settings)), "frames", lambda self, batch: ["{} in the snow", "{}"] * 2)
+    run(backbone, tmp_path / "framed", replace(PLAN, steps=1), settings=settings)
+    framed = [said for said in asked if len(said) == 4]
+    assert bare
+    assert framed == [[one + " in the snow" * (n % 2 == 0) for n, one in enumerate(said)] for said in bare]
+
+
 def test_ctrl_c_ends_after_the_step_with_a_checkpoint(backbone, tmp_path):
     stop = Ready(4, lambda: os.kill(os.getpid(), signal.SIGINT))
     done, _ = run(backbone, tmp_path, pictures=stop)

@@ -73,12 +73,14 @@ class Features:
             unasked.
         timestep: of the reference latent, as a share of the schedule, 0 (hardly any noise) to 1.
         names: prompts with their words, such as ("a picture of a {}", ("cat", "dog")), each word a real word of the model.
-            Given, a third feature is what the model's own image encoder takes the picture for, for each prompt a word
+            Given, a further feature is what the model's own image encoder takes the picture for, for each prompt a word
             between all of its words (`named`).
+        ends: how a sentence about a picture may end, a row for each place and a column for each style, the first of each
+            saying nothing. Given, the last feature is which of them fits the picture (`beside`).
 
     Attributes:
         image_encoder: the name of the image encoder: "own", a hub id or a folder.
-        names: as given.
+        names, ends: as given.
         eye: the image encoder, frozen.
         widths: channels of the two maps.
     """
@@ -89,14 +91,16 @@ class Features:
         image_encoder: str | None = None,
         timestep: float = 0.1,
         names: Sequence[tuple[str, Sequence[str]]] = (),
+        ends: Sequence[Sequence[str]] = (),
     ) -> None:
         if not 0 <= timestep <= 1:
             raise Refusal(f"The features' timestep is {timestep}; a share of the schedule from 0 to 1 is wanted.")
-        if names and not backbone._own_eye:
+        if (names or ends) and not backbone._own_eye:
             raise Refusal(
-                f"The model {backbone.name} has no image encoder of its own to name pictures; start at a base word."
+                f"The model {backbone.name} has no image encoder of its own to name pictures; start at a base word, "
+                "without context."
             )
-        self.backbone, self.names = backbone, tuple(names)
+        self.backbone, self.names, self.ends = backbone, tuple(names), tuple(map(tuple, ends))
         self.image_encoder = image_encoder or (OWN if backbone._own_eye else VIT_H)
         self.eye = _eye(backbone, self.image_encoder)
         self.timestep = min(round(timestep * backbone.train_timesteps), backbone.train_timesteps - 1)
@@ -105,13 +109,16 @@ class Features:
             backbone.unet.config.block_out_channels[-1],
         )
         self._empty: TextStates | None = None
+        self._known_ends: Tensor | None = None
         self._asked = [_Name.of(backbone, frame, words) for frame, words in names]
 
     def __call__(self, pictures: UInt8[Tensor, "B H W 3"], latents: Float[Tensor, "B C h w"]) -> tuple[Tensor, ...]:
-        """The two maps `[B, C, h, w]` of some pictures and their scaled latents, and what `named` says where that is
-        wanted, fp32 and without a graph."""
-        maps = (self.image(pictures), self.reference(latents))
-        return (*maps, self.named(pictures)) if self.names else maps
+        """The two maps `[B, C, h, w]` of some pictures and their scaled latents, and what `named` and `beside` say where that
+        is wanted, fp32 and without a graph."""
+        seen: tuple[Tensor, ...] = (self.image(pictures), self.reference(latents))
+        if self.names:
+            seen = (*seen, self.named(pictures))
+        return (*seen, self.beside(pictures)) if self.ends else seen
 
     @torch.no_grad()
     def image(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
@@ -128,10 +135,26 @@ class Features:
         (softmax of `readings`), and as long as these words are, since a mean of many is short and a short word is not
         heard beside others (LOG.md); the vectors of all text encoders one after the other."""
         with _exact(self.backbone.device.type), bypassed(self.backbone):
-            seen = self.backbone.see(pictures)
-            assert seen is not None
-            seen = F.normalize(seen.float(), dim=-1)
+            seen = self._unit(pictures)
             return torch.stack([name.between(seen) for name in self._asked], dim=1)
+
+    @torch.no_grad()
+    def beside(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 1"]:
+        """The number of the end, row by row, that fits each picture of a thing: the best place, and the best style there."""
+        with _exact(self.backbone.device.type), bypassed(self.backbone):
+            if self._known_ends is None:
+                prompts = [f"a picture of a thing{end}" for row in self.ends for end in row]
+                self._known_ends = self.backbone._text_embeddings(prompts)
+            seen = self._unit(pictures)
+            fit = (seen @ self._known_ends.T.to(seen)).unflatten(1, (len(self.ends), len(self.ends[0])))
+            place = fit[:, :, 0].argmax(dim=1)
+            style = fit[torch.arange(len(fit), device=fit.device), place].argmax(dim=1)
+            return (place * len(self.ends[0]) + style).float()[:, None]
+
+    def _unit(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _P"]:
+        seen = self.backbone.see(pictures)
+        assert seen is not None
+        return F.normalize(seen.float(), dim=-1)
 
     def reference(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B _C _h _w"]:
         """The U-Net's encoder half on reference latents, at the fixed timestep and with the fixed noise."""

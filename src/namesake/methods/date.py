@@ -22,7 +22,7 @@ the hard word is searched once, from the prediction, among whole words; anchors,
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
-from namesake.data.prompts import COLORS, NO_THINGS
+from namesake.data.prompts import COLORS, NO_THINGS, PLACES, STYLES
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, sketch
 from namesake.edits.base import embedding, number, same_base
 from namesake.edits.file import write
@@ -150,6 +150,15 @@ def names_of(backbone: Backbone, count: int) -> tuple[tuple[str, tuple[str, ...]
     return names
 
 
+def ends_of(backbone: Backbone) -> tuple[tuple[str, ...], ...]:
+    """How sentences about a picture may end, see `Features`: places and styles that the model has the words for."""
+    places, styles = (
+        ["", *(end for end in ends if not backbone.unknown_words(end))]
+        for ends in ([f" {place}" for place in PLACES], [f", {style}" for style in STYLES])
+    )
+    return tuple(tuple(place + style for style in styles) for place in places)
+
+
 def with_class(named: Float[Tensor, "1 n _E"], given: tuple[Float[Tensor, "_m _E1"], ...]) -> Float[Tensor, "1 n _E"]:
     """Where a word starts that was seen as `named`, once its class is given by its tokens for each text encoder: as many as
     the word has vectors take their places; else their mean, as long as they are, takes that of the thing."""
@@ -169,7 +178,9 @@ class Date:
     vectors: of a word, 1..4. rank: of the offsets, 0 (none: no hypernetwork) to 64; their alpha equals it. base_word:
     where words start, one token of the model. named: they start instead at what the model's own image encoder takes the
     picture for, words between real words (`Features.named`): of one vector at the thing, of two at its color and the
-    thing; for models that have an image encoder. width, blocks, layers: of the
+    thing; for models that have an image encoder. context: the sentences of pre-training say of each picture what that
+    image encoder sees beside the thing, as tuning's do (`describe`); the paper's are neutral, so that its words bring their
+    place with them. width, blocks, layers: of the
     networks (`namesake.nets.encoder`).
     image_encoder, timestep: see `Features`. denoiser: what the U-Net's features are of while pre-training: "reference"
     (once, at the fixed timestep) or "current" (the noisy latent that is to be cleaned, as the project's page draws it;
@@ -184,6 +195,7 @@ class Date:
     rank: int = 4
     base_word: str = "object"
     named: bool = False
+    context: bool = False
     width: int = 512
     blocks: int = 2
     layers: int = 2
@@ -249,7 +261,8 @@ class DateEncoder(EditModule):
     ) -> None:
         super().__init__()
         names = names_of(backbone, settings.vectors) if settings.named else ()
-        self.features = Features(backbone, settings.image_encoder, settings.timestep, names)
+        ends = ends_of(backbone) if settings.context else ()
+        self.features = Features(backbone, settings.image_encoder, settings.timestep, names, ends)
         self.settings = settings = replace(settings, image_encoder=self.features.image_encoder)
         self.word = "<it>"
         self.about = about(backbone, "DATE", encoder=asdict(settings))
@@ -294,7 +307,7 @@ class DateEncoder(EditModule):
         denoiser = named = None
         if batch.features is not None:
             image, denoiser, *rest = batch.features
-            named = rest[0].to(device) if rest else None
+            named = rest[0].to(device) if self.settings.named else None
         elif batch.pictures is None:
             raise Refusal("The batch has no pictures for the encoder to look at; give one for each row.")
         else:
@@ -305,6 +318,18 @@ class DateEncoder(EditModule):
         elif denoiser is None:
             denoiser = self.features.reference(batch.latents.to(device))
         return self.predict(image.to(device), denoiser.to(device), named)
+
+    def frames(self, batch: Batch) -> Sequence[str]:
+        """With `context` what the image encoder sees beside the thing of each row; else nothing."""
+        if not self.settings.context:
+            return ()
+        if batch.features is not None:
+            which = batch.features[-1]
+        else:
+            assert batch.pictures is not None
+            which = self.features.beside(batch.pictures)
+        ends = [end for row in self.features.ends for end in row]
+        return [f"{{}}{ends[int(number)]}" for number in which[:, 0].tolist()]
 
     def predict(
         self,
@@ -516,7 +541,7 @@ class Tuning:
             seen = encoder.features(picture, latents)
             if encoder.settings.named and class_word is not None:
                 seen = (*seen[:2], with_class(seen[2], word_vectors(backbone, class_word)))
-            edit = row(encoder.predict(*seen), 0)
+            edit = row(encoder.predict(*seen[: 2 + encoder.settings.named]), 0)
         token = replace(edit.of(TokenEdit)[0], placeholder=word)
         lows = edit.of(LowRankEdit)
         if self.extra_rank:

@@ -55,6 +55,10 @@ class EditModule(nn.Module):
         """The edit for a batch, with a graph to the parameters."""
         raise NotImplementedError
 
+    def frames(self, batch: Batch) -> Sequence[str]:
+        """What is said around the sentence of each row of a batch, such as "{} in the snow"; nothing where it is empty."""
+        return ()
+
     def penalty(self, edit: Edit) -> Float[Tensor, ""]:
         """What is added to the loss."""
         return torch.zeros(())

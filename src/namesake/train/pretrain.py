@@ -193,7 +193,7 @@ def _seen(backbone: Backbone, features: Features, pictures: UInt8[Tensor, "B H W
 
 def _mark(backbone: Backbone, features: Features) -> str:
     """A short name of the frozen networks that features come from."""
-    found = sha256(f"{features.timestep} {features.image_encoder} {features.names}".encode())
+    found = sha256(f"{features.timestep} {features.image_encoder} {features.names} {features.ends}".encode())
     for module in (backbone.unet, backbone.vae, *backbone.text_encoders, features.eye):
         for parameter in module.parameters():
             found.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
@@ -394,7 +394,10 @@ def pretrain(
         places = stratified(plan.seed, step, plan.batch)[rows]
         t = timesteps(places, (0.0, 1.0), backbone.train_timesteps).to(backbone.device)
         noisy = backbone.add_noise(latents, noise, t)
-        batch = replace(batch, prompts=[prompts[number] for number in sentences.tolist()], noisy=(noisy, t))
+        said = [prompts[number] for number in sentences.tolist()]
+        if frames := module.frames(batch):
+            said = [frame.format(sentence) for frame, sentence in zip(frames, said, strict=True)]
+        batch = replace(batch, prompts=said, noisy=(noisy, t))
         with nullcontext() if last else accelerator.no_sync(wrapped):
             edit = wrapped(batch)
             if mounted is None:
