@@ -8,9 +8,12 @@ import torch
 from namesake.backbone import Backbone
 from namesake.edits import LowRankEdit, SecondPath, TokenEdit, layer_sites
 from namesake.errors import Refusal
+from namesake.evaluate.cold_start import chosen, reference_of
 from namesake.generate import generate
 from namesake.methods.cold_start import ColdStart
 from namesake.methods.textual_inversion import StyleInversion
+from namesake.picturebook.draw import draw
+from namesake.picturebook.scene import SMALL_WORLD
 from namesake.train.examples import Examples, _moved, class_of, describe, looks
 from namesake.train.fit import dice
 from namesake.train.tune import personalize, word_vectors
@@ -147,6 +150,16 @@ def test_the_word_begins_as_what_the_thing_looks_like(backbone, pictures, monkey
         assert torch.equal(own, real)
     bare = personalize(backbone, ColdStart(looks=False), pictures, class_word="cat", steps=0)
     assert bare.about.class_word == "cat"
+
+
+def test_the_picture_books_own_eye_sees_colors():
+    backbone, seen = Backbone.load(device="cpu"), 0
+    for made in chosen("tuning", SMALL_WORLD, 24):
+        picture = torch.from_numpy(draw(made, reference_of(made, SMALL_WORLD)).picture)[None]
+        said = looks(backbone, picture, made.category).split()
+        assert said[1:] == [made.category]
+        seen += said[0] in [color.name for color in made.colors]
+    assert seen >= 14  # 16 of 24 when it was written; a quarter by chance
 
 
 def test_shifted_variants_and_masks_move_together(backbone):
