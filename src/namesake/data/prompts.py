@@ -46,7 +46,9 @@ STYLES = (
 """Where pictures that people bring were taken, and how they are drawn; see `train.examples.describe`."""
 
 COLORS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "black", "gray", "white")
-"""How a thing looks in a word; see `train.examples.looks`."""
+COLORED = "a picture of a {} thing"
+"""How a thing looks in a word, see `train.examples.looks`, and the prompt that asks an image encoder for it: the picture
+book's is trained on this wording."""
 
 # Words that say how, where or how drawn a thing is, not what it is. The image encoder finds them as readily.
 NO_THINGS = frozenset(

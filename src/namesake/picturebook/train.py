@@ -18,7 +18,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from namesake.backbone.features import readings
+from namesake.data.prompts import COLORED
 from namesake.errors import Refusal
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
@@ -810,23 +811,35 @@ TEMPERATURE = 0.03
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question to pictures: prompts, the answer that each of them gives, and each picture's answer; -1 is not known."""
+    """A question to pictures: unit embeddings of its prompts, the answer that each of them gives, and each picture's answer;
+    -1 is not known."""
 
-    texts: list[str]
+    name: str
+    known: Tensor
     kinds: Tensor
     right: Tensor
 
-    @staticmethod
-    def of(texts: list[str], kinds: list[int], right: list[int]) -> _Asked:
-        return _Asked(texts, torch.tensor(kinds), torch.tensor(right))
-
-    def loss(self, seen: Tensor, known: Tensor, right: Tensor) -> tuple[Tensor, float]:
+    def loss(self, seen: Tensor, right: Tensor) -> tuple[Tensor, float]:
         """Of unit image embeddings: minus the log of what falls on prompts with the right answer; and how often it is first."""
-        fit = readings(seen, known).log_softmax(dim=-1)[right >= 0]
+        fit = readings(seen, self.known).log_softmax(dim=-1)[right >= 0]
         kinds, right = self.kinds.to(right.device), right[right >= 0]
         falls = fit.masked_fill(kinds[None] != right[:, None], -torch.inf).logsumexp(dim=-1)
         count = max(1, len(right))
         return -falls.sum() / count, float((kinds[fit.argmax(dim=-1)] == right).sum()) / count
+
+
+def _numbers(names: Iterable[str], words: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
+    """Of every word for some names the number of its name."""
+    return {word: number for number, name in enumerate(names) for word in words.get(name, ())}
+
+
+_COLOR_OF = _numbers(COLORS, grammar.COLOR_WORDS)
+_PATTERN_OF = _numbers(PATTERNS, grammar.PATTERN_WORDS)
+_PATTERN_AFTER = _numbers(PATTERNS, grammar.PATTERN_NOUNS)  # "with red stripes"
+_STYLE_OF = _numbers(STYLES, grammar.STYLE_TAGS)
+_OTHER_NAMES = {word for kind in BY_NAME.values() for word in kind.hypernyms} | {
+    made.name.lower() for made in CHARACTERS
+}
 
 
 def style_said(caption: str) -> int:
@@ -855,26 +868,22 @@ def subject(caption: str, nouns: Mapping[str, int]) -> int:
 
 def _subject_at(words: list[str], nouns: Mapping[str, int]) -> int:
     """Where in a caption its thing is called something."""
-    others = {word for kind in BY_NAME.values() for word in kind.hypernyms} | {made.name.lower() for made in CHARACTERS}
-    return next((place for place, word in enumerate(words) if word in nouns or word in others), 0)
+    return next((place for place, word in enumerate(words) if word in nouns or word in _OTHER_NAMES), 0)
 
 
 def color_said(caption: str, nouns: Mapping[str, int]) -> int:
     """The number of the main color of a caption's thing, the first before its noun; -1 where none is named."""
     words = words_of(caption)
-    table = {word: place for place, color in enumerate(COLORS) for word in grammar.COLOR_WORDS[color]}
-    return next((table[word] for word in words[: _subject_at(words, nouns)] if word in table), -1)
+    return next((_COLOR_OF[word] for word in words[: _subject_at(words, nouns)] if word in _COLOR_OF), -1)
 
 
 def pattern_said(caption: str, nouns: Mapping[str, int]) -> int:
     """The number of the pattern of a caption's thing: "a striped cat", "a cat with red stripes"; -1 where none is named."""
     words = words_of(caption)
     place = _subject_at(words, nouns)
-    table = {word: number for number, kind in enumerate(PATTERNS) for word in grammar.PATTERN_WORDS[kind]}
-    after = {word: PATTERNS.index(kind) for kind, said in grammar.PATTERN_NOUNS.items() for word in said}
-    found = [table[word] for word in words[:place] if word in table]
+    found = [_PATTERN_OF[word] for word in words[:place] if word in _PATTERN_OF]
     if words[place + 1 : place + 2] == ["with"]:  # and a color
-        found += [after[word] for word in words[place + 3 : place + 4] if word in after]
+        found += [_PATTERN_AFTER[word] for word in words[place + 3 : place + 4] if word in _PATTERN_AFTER]
     return found[0] if found else -1
 
 
@@ -896,32 +905,20 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         encoder.load_state_dict(load_file(model / "image_encoder" / "model.safetensors"))
     module = encoder.to(accelerator.device)  # type: ignore[arg-type]
     nouns = {noun: place for place, name in enumerate(preset.world.categories) for noun in nouns_of(name)}
-    tags = {tag: place for place, style in enumerate(STYLES) for tag in grammar.STYLE_TAGS[style]}
+
+    @torch.no_grad()
+    def ask(name: str, prompts: Mapping[str, int], said: Callable[[str], int]) -> _Asked:
+        known = text(input_ids=token_ids(tokenizer, list(prompts)).to(accelerator.device)).pooler_output
+        kinds, right = torch.tensor(list(prompts.values())), torch.tensor([said(caption) for caption in texts])
+        return _Asked(name, F.normalize(known, dim=-1), kinds, right)
+
+    plain = {"a picture of a thing": STYLES.index("plain")}  # of five in six captions that name no style
     asked = (
-        _Asked.of(
-            [f"a picture of a {noun}" for noun in nouns], list(nouns.values()), [subject(t, nouns) for t in texts]
-        ),
-        # A caption that names no style is of a plain picture in five of six cases.
-        _Asked.of(
-            ["a picture of a thing", *(f"a picture of a thing, {tag}" for tag in tags)],
-            [0, *tags.values()],
-            [style_said(t) for t in texts],
-        ),
-        *(
-            _Asked.of(
-                [f"a picture of a {word} thing" for name in names for word in words[name]],
-                [place for place, name in enumerate(names) for _ in words[name]],
-                [said(t, nouns) for t in texts],
-            )
-            for names, words, said in (
-                (tuple(COLORS), grammar.COLOR_WORDS, color_said),
-                (tuple(PATTERNS), grammar.PATTERN_WORDS, pattern_said),
-            )
-        ),
+        ask("noun", {f"a picture of a {noun}": n for noun, n in nouns.items()}, lambda t: subject(t, nouns)),
+        ask("style", plain | {f"a picture of a thing, {tag}": n for tag, n in _STYLE_OF.items()}, style_said),
+        ask("color", {COLORED.format(word): n for word, n in _COLOR_OF.items()}, lambda t: color_said(t, nouns)),
+        ask("pattern", {COLORED.format(word): n for word, n in _PATTERN_OF.items()}, lambda t: pattern_said(t, nouns)),
     )
-    with torch.no_grad():
-        known = [text(input_ids=token_ids(tokenizer, one.texts).to(accelerator.device)).pooler_output for one in asked]
-        known = [F.normalize(vectors, dim=-1) for vectors in known]
     stage = preset.image_encoder
     optimizer = MuonAndAdamW(
         module.named_parameters(), stage.lr_matrix, stage.lr_rest, plain=("patch_embedding.weight",)
@@ -949,9 +946,9 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         hit = float((logits.argmax(1) == target).float().mean())
         pairs = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         # In a batch place and style tell most pictures apart, so that the pairs alone teach little of things.
-        answers = [one.loss(a, prompts, right) for one, prompts, right in zip(asked, known, batch[2:], strict=True)]
-        told = {name: share for name, (_, share) in zip(("noun", "style", "color", "pattern"), answers, strict=True)}
-        return pairs + torch.stack([loss for loss, _ in answers]).sum(), {"hit": hit, **told}
+        answers = {one.name: one.loss(a, right) for one, right in zip(asked, batch[2:], strict=True)}
+        told = {name: share for name, (_, share) in answers.items()}
+        return pairs + torch.stack([loss for loss, _ in answers.values()]).sum(), {"hit": hit, **told}
 
     averaged = run_stage("image_encoder", stage, module, optimizer, loss, batches, work, accelerator)
     if accelerator.is_main_process:
