@@ -94,7 +94,12 @@ class Bench:
     def mark(self) -> str:
         """Of everything but the setting that figures depend on."""
         said = [self.split, self.seeds, self.steps, self.masked, self.world.categories, self.world.places]
-        return hashlib.sha256(sketch(self.backbone).numpy().tobytes() + json.dumps(said).encode()).hexdigest()
+        found = hashlib.sha256(sketch(self.backbone).numpy().tobytes() + json.dumps(said).encode())
+        # What the sentences say of the pictures comes from the one, what is measured from the other.
+        for eyes in (self.backbone.pipeline.image_encoder, self.judge._network):
+            for weight in eyes.parameters() if eyes is not None else ():
+                found.update(weight.detach().float().cpu().numpy().tobytes())
+        return found.hexdigest()
 
     def kept(self, path: Path, setting: Setting | None, measure: Any) -> dict[str, Any]:
         """The figures in a file, where they are of this bench and setting; else those that `measure` returns, kept."""

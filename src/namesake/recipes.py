@@ -5,6 +5,7 @@ says meanwhile goes through a `Report`.
 """
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -163,6 +164,11 @@ def personalize(
     from namesake.data.pictures import read_pictures, with_masks
 
     seen = [read_pictures(group, mask_from_alpha=mask is True) for group in groups]
+    if mask is True and all(one.mask is None for some in seen for one in some):
+        raise Refusal(
+            "No picture has transparent parts, so its alpha channel shows no subject; give a mask's file (--mask), or look "
+            "at the whole picture."
+        )
     if not isinstance(mask, bool):
         masked = iter(
             with_masks([one for some in seen for one in some], [mask] if isinstance(mask, str | Path) else mask)
@@ -541,9 +547,8 @@ def _teach(
                 progress=progress,
                 **options,
             )
-        if (
-            one.word is None
-        ):  # named after the real word that the prediction is nearest to, the thing's where it has several
+        if one.word is None:
+            # Named after the class, else after the last real word that the prediction is nearest to, the thing's.
             edit = date.renamed(edit, _word_for(one.class_word or (edit.about.class_word or "").rpartition(" ")[2]))
         return _told(edit, report)
     method = method_of(name or COLD_START, backbone.name)
@@ -557,7 +562,7 @@ def _teach(
         word = one.word or _word_for(class_word, [other.word for other in concepts])
         check_word(word, backbone.tokenizers)
         concepts.append(tune.Shown(pixels, word, class_word, masks))
-    if method.prior and steps != 0:
+    if method.prior and method.prior_weight and steps != 0:
         for place, (one, shown) in enumerate(zip(asked, concepts, strict=True)):
             class_word = shown.class_word or ""
             tune.word_vectors(backbone, method.reads(class_word, place))  # refused now rather than after the drawing
@@ -770,17 +775,20 @@ def _slug(prompt: str) -> str:
 @dataclass(frozen=True)
 class PretrainRecipe:
     """How an encoder is pre-trained: for which model, as what, for how long. drawings: of the picture book, where it
-    trains on those; their frozen features are computed ahead."""
+    trains on those; their frozen features are computed ahead. views: each is a reference, and its word is to draw another
+    picture of that concept, whose caption is said (`Views`)."""
 
     model: str
     encoder: "Date"
     plan: "Plan"
     drawings: int = 0
+    views: bool = False
 
 
 def pretrain_recipes() -> dict[str, PretrainRecipe]:
     """The recipes by name. The picture book's encoder has 2.6 million parameters; it sees 320 thousand pictures. With
-    "-context" its sentences say what is beside the thing, which the paper's do not."""
+    "-context" its sentences say what is beside the thing, which the paper's do not; "-views" has more supervision than the
+    paper's: two pictures of each concept, and the caption of the second."""
     from namesake.methods.date import Date
     from namesake.train.pretrain import Plan
 
@@ -796,6 +804,7 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
         name: PretrainRecipe("picturebook", replace(own, context=context), small, 48_000)
         for name, context in (("picturebook", False), ("picturebook-context", True))
     }
+    made["picturebook-views"] = PretrainRecipe("picturebook", own, replace(small, rate=1e-3), 48_000, views=True)
     for name, model in hub.items():
         made[name] = PretrainRecipe(model, Date(), long)
         made[f"{name}-50k"] = PretrainRecipe(model, Date(), replace(long, steps=50_000))
@@ -864,13 +873,18 @@ def pretrain(
     else:
         if main:
             with report.bar("drawing") as progress:
-                _draw_pictures(folder / "drawings", chosen.drawings, backbone.size, progress)
+                _draw_pictures(folder / "drawings", chosen, backbone.size, progress)
         accelerator.wait_for_everyone()
         files = sorted((folder / "drawings").glob("????.npy"))[: -(-chosen.drawings // 2000)]
         kept = keep(files, backbone, encoder.features, accelerator)
-        stream = Stream(backbone, Mixture([kept], seed=seed), kept)  # type: ignore[list-item]
+        targets, frames = None, []
+        if chosen.views:
+            targets = keep([file.with_suffix(".target.npy") for file in files], backbone, None, accelerator, "targets")
+            frames = [text for file in files for text in json.loads(file.with_suffix(".json").read_text())]
+        stream = Stream(backbone, Mixture([kept], seed=seed), kept, targets=targets, frames=frames)  # type: ignore[list-item]
         shown = _glimpses(seen().categories, backbone.size)
-    prompts = sentences(backbone, encoder.word, TEMPLATES)
+    # Views have captions of their own.
+    prompts = [encoder.word] if stream.frames else sentences(backbone, encoder.word, TEMPLATES)
     told = {"recipe": recipe, "model": backbone.name, "data": list(data), "encoder": vars(encoder.settings)}
     if main:
         report.say(f"pre-training an encoder for {backbone.name} in {folder}")
@@ -1018,10 +1032,16 @@ def _source(text: str, size: int) -> "tuple[Source, float | None]":
         raise Refusal(f'The weight "{weight}" of the data "{text}" is no number.') from None
 
 
-def _draw_pictures(folder: Path, count: int, size: int, progress: Progress | None) -> None:
-    from namesake.picturebook.dataset import draw_ahead, seen
+def _draw_pictures(folder: Path, recipe: PretrainRecipe, size: int, progress: Progress | None) -> None:
+    from namesake.picturebook.dataset import draw_ahead, seen, views_ahead
 
-    for done in draw_ahead(folder, count, world=seen(), seed=4, size=size, cut=True):
+    count = recipe.drawings
+    ahead = (
+        views_ahead(folder, count, size=size)
+        if recipe.views
+        else draw_ahead(folder, count, world=seen(), seed=4, size=size, cut=True)
+    )
+    for done in ahead:
         if progress is not None:
             progress(done, count)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from namesake.backbone import Backbone
-from namesake.edits import Edit, LowRankEdit, TokenEdit, WeightEdit, edited
+from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, WeightEdit, edited
 from namesake.edits.file import save
 from namesake.errors import Refusal
 from namesake.methods import METHODS
@@ -170,7 +170,7 @@ def run(name, backbone):
             parameter.register_hook(lambda grad, key=key: note(key, grad))
         seen.append(module)
         parts["start"] = tune.fit.__wrapped__(backbone, module, batches, phases, **{**options, "steps": 0})
-        options["stop"] = lambda _, figures: losses.append(figures["loss"])
+        options["stop"] = lambda moment: losses.append(moment.figures["loss"])
         return tune.fit.__wrapped__(backbone, module, batches, phases, **options)
 
     def note(key, grad):
@@ -189,11 +189,12 @@ def run(name, backbone):
 
 
 @torch.no_grad()
-def denoised(backbone, edit=None, prompts=PROMPTS):
+def denoised(backbone, edit=None, prompts=PROMPTS, first=0):
     size = backbone.size // backbone.factor
     chance = torch.Generator().manual_seed(1)
-    latents = torch.randn(len(prompts), backbone.unet.config.in_channels, size, size, generator=chance)
-    t = torch.tensor([300, 700])
+    latents = torch.randn(len(PROMPTS), backbone.unet.config.in_channels, size, size, generator=chance)
+    rows = slice(first, first + len(prompts))
+    latents, t = latents[rows], torch.tensor([300, 700])[rows]
     if edit is None:
         return backbone.denoise(latents, t, backbone.text(prompts))
     with edited(backbone, edit):
@@ -225,6 +226,20 @@ def test_the_base_is_as_before_to_the_bit(made, name, kind):
     after = frozen(done.backbone)
     assert all(torch.equal(a, b) for a, b in zip(done.before, after, strict=True))
     assert all(p.grad is None and not p.requires_grad for p in after)
+
+
+@each
+@every
+def test_a_batch_is_its_rows_and_at_scale_0_the_word_is_alone(made, name, kind):
+    done = made(name, kind)
+    both = denoised(done.backbone, done.edit)
+    for row, prompt in enumerate(PROMPTS):
+        alone = denoised(done.backbone, done.edit, [prompt], row)
+        assert (alone[0] - both[row]).abs().max() < 1e-4 * both.std()
+    words = replace(done.edit, parts=(*done.edit.of(TokenEdit), *done.edit.of(SecondPath)))
+    with edited(done.backbone, done.edit, scale=0):
+        silent = denoised(done.backbone)
+    assert torch.equal(silent, denoised(done.backbone, words))
 
 
 @each

@@ -337,8 +337,8 @@ def test_a_few_steps_lower_the_loss(backbone):
     encoder, batch, losses = SMALL.network(backbone), batch_of(backbone), []
     phase = Phase({"trunk": 3e-3, "embedder": 3e-3, "hyper": 3e-3})
 
-    def note(step, figures):
-        losses.append(figures["loss"])
+    def note(moment):
+        losses.append(moment.figures["loss"])
         return False
 
     # The same noise and timesteps at every step, or chance would drown what is learned.

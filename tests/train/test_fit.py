@@ -56,11 +56,17 @@ def same(one, other):
 @torch.no_grad()
 def denoising(backbone, edit):
     """The loss of an edit on a fixed batch, at fixed noise and timesteps."""
+    with edited(backbone, edit):
+        return one_step(backbone)
+
+
+@torch.no_grad()
+def one_step(backbone):
+    """The same of whatever is on the model."""
     batch, chance = batches(0, dice(0, 0)), dice(7, 7)
     noise = torch.randn(batch.latents.shape, generator=chance)
     t = torch.tensor([300, 700])
-    with edited(backbone, edit):
-        output = backbone.denoise(backbone.add_noise(batch.latents, noise, t), t, backbone.text(batch.prompts))
+    output = backbone.denoise(backbone.add_noise(batch.latents, noise, t), t, backbone.text(batch.prompts))
     return loss_of(output, backbone.target(batch.latents, noise, t), batch)[0].item()
 
 
@@ -181,9 +187,13 @@ def test_a_rule_ends_the_run_and_the_strip_can_draw(backbone, module):
         shown.append(step)
         denoising(backbone, edit)
 
-    def rule(step, figures):
-        losses.append(figures["loss"])
-        return step == 3
+    def rule(moment):
+        before = one_step(backbone)
+        moment.load()  # the model carried the edit of the step before
+        assert before != one_step(backbone)
+        losses.append(moment.figures["loss"])
+        assert moment.last
+        return moment.done == 3
 
     edit = fit(backbone, module, batches, ALL, steps=9, strip=strip, stop=rule)
     assert shown == [0, 1, 2, 3]
@@ -206,7 +216,7 @@ def test_ctrl_c_keeps_what_is_done_and_twice_ends_at_once(backbone):
 
     snapshot = []
     module = tuned(backbone)
-    fit(backbone, module, batches, ALL, steps=8, stop=lambda done, _: done == 2 and not snapshot.append(module()))
+    fit(backbone, module, batches, ALL, steps=8, stop=lambda now: now.done == 2 and not snapshot.append(module()))
     assert same(kept, snapshot[0])
 
     def twice(done, total):

@@ -1,8 +1,9 @@
 """What the frozen networks see in a picture, place by place: the input of an encoder that predicts a concept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from namesake.backbone.backbone import Backbone, TextStates, clip_pixels
 from namesake.backbone.load import quiet
 from namesake.edits import bypassed
-from namesake.edits.base import embedding
+from namesake.edits.base import embedding, strided_values
 from namesake.errors import Refusal
 
 VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # DATE, appendix A
@@ -37,11 +38,9 @@ class _Name:
     tables: tuple[Float[Tensor, "N _E"], ...]
 
     @staticmethod
-    @torch.no_grad()
     def of(backbone: Backbone, frame: str, words: Sequence[str]) -> "_Name":
         ids = {word.text: word.ids for word in backbone.real_words()}
-        with _exact(backbone.device.type), bypassed(backbone):
-            known = backbone._text_embeddings([frame.format(word) for word in words])
+        known = backbone._text_embeddings([frame.format(word) for word in words])
         tables = [
             embedding(encoder).detach()[[ids[word][number] for word in words]].float()
             for number, encoder in enumerate(backbone.text_encoders)
@@ -109,16 +108,17 @@ class Features:
             backbone.unet.config.block_out_channels[-1],
         )
         self._empty: TextStates | None = None
-        self._known_ends: Tensor | None = None
-        self._asked = [_Name.of(backbone, frame, words) for frame, words in names]
+
+    def sketch(self) -> Float[Tensor, "512"]:
+        """Of the image encoder and the autoencoder, as `namesake.edits.sketch` is of the rest of the model."""
+        return torch.cat([strided_values(module, 16) for module in (self.eye, self.backbone.vae)])
 
     def __call__(self, pictures: UInt8[Tensor, "B H W 3"], latents: Float[Tensor, "B C h w"]) -> tuple[Tensor, ...]:
         """The two maps `[B, C, h, w]` of some pictures and their scaled latents, and what `named` and `beside` say where that
         is wanted, fp32 and without a graph."""
-        seen: tuple[Tensor, ...] = (self.image(pictures), self.reference(latents))
-        if self.names:
-            seen = (*seen, self.named(pictures))
-        return (*seen, self.beside(pictures)) if self.ends else seen
+        maps = (self.image(pictures), self.reference(latents))
+        read = [way for way, wanted in ((self._named, self.names), (self._beside, self.ends)) if wanted]
+        return (*maps, *self._read(pictures, *read)) if read else maps
 
     @torch.no_grad()
     def image(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
@@ -129,32 +129,41 @@ class Features:
         side = isqrt(places.shape[1])
         return places.transpose(1, 2).unflatten(2, (side, side))
 
-    @torch.no_grad()
     def named(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _n _E"]:
         """For each of the names the mean of its words, weighed by how well the prompt with each of them fits a picture
         (softmax of `readings`), and as long as these words are, since a mean of many is short and a short word is not
         heard beside others (LOG.md); the vectors of all text encoders one after the other."""
-        with _exact(self.backbone.device.type), bypassed(self.backbone):
-            seen = self._unit(pictures)
-            return torch.stack([name.between(seen) for name in self._asked], dim=1)
+        return self._read(pictures, self._named)[0]
 
-    @torch.no_grad()
     def beside(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 1"]:
         """The number of the end, row by row, that fits each picture of a thing: the best place, and the best style there."""
-        with _exact(self.backbone.device.type), bypassed(self.backbone):
-            if self._known_ends is None:
-                prompts = [f"a picture of a thing{end}" for row in self.ends for end in row]
-                self._known_ends = self.backbone._text_embeddings(prompts)
-            seen = self._unit(pictures)
-            fit = (seen @ self._known_ends.T.to(seen)).unflatten(1, (len(self.ends), len(self.ends[0])))
-            place = fit[:, :, 0].argmax(dim=1)
-            style = fit[torch.arange(len(fit), device=fit.device), place].argmax(dim=1)
-            return (place * len(self.ends[0]) + style).float()[:, None]
+        return self._read(pictures, self._beside)[0]
 
-    def _unit(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _P"]:
-        seen = self.backbone.see(pictures)
-        assert seen is not None
-        return F.normalize(seen.float(), dim=-1)
+    @torch.no_grad()
+    def _read(self, pictures: UInt8[Tensor, "B H W 3"], *read: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        """What is read of the pictures' unit embeddings, for which the image encoder looks once."""
+        with _exact(self.backbone.device.type), bypassed(self.backbone):
+            seen = self.backbone.see(pictures)
+            assert seen is not None
+            seen = F.normalize(seen.float(), dim=-1)
+            return tuple(way(seen) for way in read)
+
+    def _named(self, seen: Float[Tensor, "B P"]) -> Float[Tensor, "B _n _E"]:
+        return torch.stack([name.between(seen) for name in self._asked], dim=1)
+
+    def _beside(self, seen: Float[Tensor, "B P"]) -> Float[Tensor, "B 1"]:
+        fit = (seen @ self._known_ends.T.to(seen)).unflatten(1, (len(self.ends), len(self.ends[0])))
+        place = fit[:, :, 0].argmax(dim=1)
+        style = fit[torch.arange(len(fit), device=fit.device), place].argmax(dim=1)
+        return (place * len(self.ends[0]) + style).float()[:, None]
+
+    @cached_property
+    def _asked(self) -> list[_Name]:
+        return [_Name.of(self.backbone, frame, words) for frame, words in self.names]
+
+    @cached_property
+    def _known_ends(self) -> Float[Tensor, "N P"]:
+        return self.backbone._text_embeddings([f"a picture of a thing{end}" for row in self.ends for end in row])
 
     def reference(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B _C _h _w"]:
         """The U-Net's encoder half on reference latents, at the fixed timestep and with the fixed noise."""

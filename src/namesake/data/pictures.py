@@ -108,18 +108,18 @@ def _suffixes() -> set[str]:
     return {suffix for suffix, format in Image.registered_extensions().items() if format in (*FORMATS, "MPO")}
 
 
-def read_picture(path: Path | str, mask_from_alpha: bool = False) -> Picture:
+def read_picture(path: Path | str, mask_from_alpha: bool = False, upright: bool = True) -> Picture:
     """Read one picture file: upright, sRGB, alpha laid on white (on grey where the subject itself is almost white).
 
-    mask_from_alpha: also give the alpha, cut at one half, as a mask.
+    mask_from_alpha: also give the alpha, cut at one half, as a mask. upright: turned as its EXIF says.
     Raises Refusal for a file that is missing, no file, empty, truncated or no picture, for a side under 16 pixels, for
     more than 2^27 pixels and for a picture that is transparent all over.
     """
     path = Path(path)
-    return decode_picture(_bytes(path), path, mask_from_alpha)
+    return decode_picture(_bytes(path), path, mask_from_alpha, upright)
 
 
-def decode_picture(data: bytes, path: Path, mask_from_alpha: bool = False) -> Picture:
+def decode_picture(data: bytes, path: Path, mask_from_alpha: bool = False, upright: bool = True) -> Picture:
     """The picture in a file's bytes, as `read_picture` gives it; `path` is for the sentences of a Refusal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,7 +136,7 @@ def decode_picture(data: bytes, path: Path, mask_from_alpha: bool = False) -> Pi
                 "that are read; make it smaller first."
             )
         try:
-            return _decode(image, path, mask_from_alpha)
+            return _decode(image, path, mask_from_alpha, upright)
         except (MemoryError, Refusal):
             raise
         except Exception:  # a broken file can raise anything in a plug-in
@@ -271,14 +271,15 @@ def _open(data: bytes, path: Path) -> Image.Image:
         ) from None
 
 
-def _decode(image: Image.Image, path: Path, mask_from_alpha: bool) -> Picture:
+def _decode(image: Image.Image, path: Path, mask_from_alpha: bool, upright: bool) -> Picture:
     # JPEG brings itself down by up to 8 while decoding, and so never stands in memory at full size.
     image.draft(None, (WORKING_SIDE, WORKING_SIDE))
     image.load()
     profile = image.info.get("icc_profile")
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, whose inks are inverted
-    image = _upright(_eight_bit(image))
+    image = _eight_bit(image)
+    image = _upright(image) if upright else image
     cut_out = image.has_transparency_data
     if cut_out or image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("RGBA" if cut_out else "RGB")

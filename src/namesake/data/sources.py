@@ -107,7 +107,8 @@ class OpenImages:
 
     Each picture is cut to its largest object, with `about` of its side as context. Boxes of groups, of depictions and
     of views from inside are left out, as are those whose longer side is below `least` of the picture's (200 of the 1,024
-    pixels of most), and pictures without a box that is left. A flag that is unknown (-1) counts as not set.
+    pixels of most), and pictures without a box that is left. A flag that is unknown (-1) counts as not set. Pictures that
+    EXIF would turn (one in forty) stay as they are stored.
     """
 
     FLAGS = ("IsGroupOf", "IsDepiction", "IsInside")
@@ -158,7 +159,8 @@ class OpenImages:
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
         left, top, right, bottom = self.boxes[index].tolist()
-        return framed(read_picture(self.files[index]).pixels, (left, top, right, bottom), self.about, self.size)
+        picture = read_picture(self.files[index], upright=False)  # boxes are of pictures as they are stored
+        return framed(picture.pixels, (left, top, right, bottom), self.about, self.size)
 
 
 def _area(box: tuple[float, ...]) -> float:
@@ -312,6 +314,7 @@ class Mixture:
         pictures, origin = [], []
         for row in rows:
             source, index = self.pick(row)
+            reason: Refusal | str = "they were met before."
             for _ in range(GIVE_UP):
                 if (source, index) not in self._broken:
                     try:

@@ -24,7 +24,10 @@ def stack(*edits: Edit, blend: float | int | None = None) -> Edit:
                 if word in other.placeholders:
                     raise Refusal(f"The word {word} comes twice in the stack; give one of the concepts another word.")
             if edit.of(WeightEdit) and other.of(WeightEdit):
-                raise Refusal("Two edits of whole weights cannot be stacked; merge them into one first.")
+                raise Refusal(
+                    "Two edits of whole weights cannot be stacked; learn the concepts in one run, or merge them where they "
+                    "are Custom Diffusion's (namesake merge)."
+                )
             if (
                 edit.about.sketch is not None
                 and other.about.sketch is not None

@@ -25,8 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from namesake.backbone import Backbone
+from namesake.data.prompts import NO_THINGS
 from namesake.edits import Edit, LowRankEdit, TokenEdit, WeightEdit, about, check_base, edited
 from namesake.errors import Refusal
+from namesake.train.examples import endings
 from namesake.train.fit import Phase, TunedEdit
 from namesake.train.tune import Method, tokens
 
@@ -81,7 +83,7 @@ def merge(backbone: Backbone, *edits: Edit, captions: Sequence[str] = ()) -> Edi
     Args:
         backbone: the model that all were learned on.
         edits: two or more.
-        captions: of C_reg, in words of the base; by default "photo of a ..." of 200 real words.
+        captions: of C_reg, in words of the base; by default 1,000 of its real words, in places and styles that it knows.
 
     Raises:
         Refusal: fewer than two, other edits than of this method, a word that comes twice, another base.
@@ -93,11 +95,12 @@ def merge(backbone: Backbone, *edits: Edit, captions: Sequence[str] = ()) -> Edi
     for edit in edits:
         check_base(edit, backbone)
         if [set(whole.weights) for whole in edit.of(WeightEdit)] != [{f"unet.{path}.weight" for path in paths}]:
+            small = ", compressed" if edit.about.method == CustomDiffusion.name else ""
             raise Refusal(
-                f"The concept {', '.join(edit.placeholders)} was made by {edit.about.method}; only concepts of "
-                f"{CustomDiffusion.name} can be merged."
+                f"The concept {', '.join(edit.placeholders)} was made by {edit.about.method}{small}; whole concepts of "
+                f"{CustomDiffusion.name} can be merged, and what comes of that compressed."
             )
-    filled = list(captions) or [f"photo of a {word.text}" for word in backbone.real_words()[:200]]
+    filled = list(captions) or _captions(backbone)
     regular = _told(backbone, filled, None)
     targets = [_told(backbone, [f"photo of a {word}"], edit) for edit in edits for word in edit.placeholders]
     weights = {}
@@ -112,6 +115,19 @@ def merge(backbone: Backbone, *edits: Edit, captions: Sequence[str] = ()) -> Edi
     return Edit((*tokens, WeightEdit(weights)), told)
 
 
+CAPTIONS = 1000
+
+
+def _captions(backbone: Backbone) -> list[str]:
+    """What keys and values are to go on saying: many things, each somewhere and in some style. Of one sentence with another
+    last word the text encoder's states span a small part of their space, and a merge may change the rest at no cost."""
+    places, styles = endings(backbone)
+    ends = ["", *(place + style for place in ["", *places] for style in ["", *styles])]
+    things = [word.text for word in backbone.real_words() if word.text not in NO_THINGS]
+    things = things[:: max(1, len(things) // CAPTIONS)]
+    return [f"photo of a {things[n % len(things)]}{ends[n % len(ends)]}" for n in range(CAPTIONS)]
+
+
 def merged_weight(
     base: Float[Tensor, "_out _in"],
     targets: Float[Tensor, "_m _in"],
@@ -122,10 +138,11 @@ def merged_weight(
 
         W = W0 + (V' - W0 C') (d C')^-1 d,   d = C (C_reg' C_reg)^-1
 
-    Give float64 on the CPU. A ridge of 1e-6 of the mean eigenvalue keeps C_reg' C_reg regular and does not touch the constraint.
+    Give float64 on the CPU. A ridge of 1e-4 of the mean eigenvalue keeps W near W0 where no caption points, and does not
+    touch the constraint.
     """
     metric = regular.T @ regular
-    metric = metric + 1e-6 * metric.diagonal().mean() * torch.eye(len(metric)).to(metric)
+    metric = metric + 1e-4 * metric.diagonal().mean() * torch.eye(len(metric)).to(metric)
     d = torch.linalg.solve(metric, targets.T).T
     # Prompts share tokens, so rows of C may repeat: the least solution of a singular system, which gelsd gives.
     solved = torch.linalg.lstsq(targets @ d.T, values - targets @ base.T, rcond=1e-12, driver="gelsd").solution

@@ -34,13 +34,13 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
-from namesake.data.prompts import COLORS, NO_THINGS, PLACES, STYLES
+from namesake.data.prompts import COLORED, COLORS, NO_THINGS
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, sketch
 from namesake.edits.base import embedding, number, same_base
 from namesake.edits.file import write
 from namesake.errors import Refusal
 from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
-from namesake.train.examples import Examples, check_shown, describe
+from namesake.train.examples import Examples, check_shown, describe, endings
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
 from namesake.train.pretrain import gathered
 from namesake.train.tune import real_vectors, sites_of, told_context, word_vectors
@@ -141,7 +141,7 @@ def names_of(backbone: Backbone, count: int) -> tuple[tuple[str, tuple[str, ...]
     model knows none of the words."""
     real = [word.text for word in backbone.real_words()]
     thing = ("a picture of a {}", tuple(word for word in real if word not in NO_THINGS))
-    color = ("a picture of a {} thing", tuple(word for word in COLORS if word in real))
+    color = (COLORED, tuple(word for word in COLORS if word in real))
     names = (color, thing)[2 - count :]
     if not all(words for _, words in names):
         raise Refusal(
@@ -152,10 +152,7 @@ def names_of(backbone: Backbone, count: int) -> tuple[tuple[str, tuple[str, ...]
 
 def ends_of(backbone: Backbone) -> tuple[tuple[str, ...], ...]:
     """How sentences about a picture may end, see `Features`: places and styles that the model has the words for."""
-    places, styles = (
-        ["", *(end for end in ends if not backbone.unknown_words(end))]
-        for ends in ([f" {place}" for place in PLACES], [f", {style}" for style in STYLES])
-    )
+    places, styles = (["", *ends] for ends in endings(backbone))
     return tuple(tuple(place + style for style in styles) for place in places)
 
 
@@ -397,8 +394,8 @@ class DateEncoder(EditModule):
         return found
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float16, **trained: Any) -> None:
-        """Write the encoder, its weights in `dtype`, whole or not at all: one `.safetensors` file with the sketch of its
-        base model and a description in JSON.
+        """Write the encoder, its weights in `dtype`, whole or not at all: one `.safetensors` file with the sketches of its
+        base model and of what it sees with, and a description in JSON.
 
         Args:
             path: of the file.
@@ -423,7 +420,8 @@ class DateEncoder(EditModule):
             "trained": trained,
         }
         assert self.about.sketch is not None
-        data = safetensors.torch.save({"sketch": self.about.sketch, **tensors}, {ENTRY: json.dumps(note)})
+        bases = {"sketch": self.about.sketch, "eyes": self.features.sketch()}
+        data = safetensors.torch.save({**bases, **tensors}, {ENTRY: json.dumps(note)})
         write(data, Path(path), "encoder")
 
     @staticmethod
@@ -436,15 +434,19 @@ class DateEncoder(EditModule):
         """
         note, tensors = _read(Path(path))
         settings = _settings(Path(path), note.get("settings"))
-        base = tensors.pop("sketch", torch.empty(0))
-        if base.shape != (1024,) or not all(tensor.isfinite().all() for tensor in (base, *tensors.values())):
+        base, eyes = (tensors.pop(name, torch.empty(0)) for name in ("sketch", "eyes"))
+        sound = base.shape == (1024,) and eyes.shape == (512,)
+        if not sound or not all(tensor.isfinite().all() for tensor in (base, eyes, *tensors.values())):
             raise Refusal(f"The encoder {path} is damaged; get it or make it again.")
-        if not any_base and not same_base(base, sketch(backbone)):
-            raise Refusal(
-                f"The encoder {path} was made for {note.get('base') or 'another model'}, and the weights of "
-                f"{backbone.name} differ; load that model, or allow any base of this architecture (--any-base)."
-            )
-        return DateEncoder(backbone, settings, weights=tensors)
+        if any_base or same_base(base, sketch(backbone)):
+            encoder = DateEncoder(backbone, settings, weights=tensors)
+            if any_base or same_base(eyes, encoder.features.sketch()):
+                return encoder
+        raise Refusal(
+            f"The encoder {path} was made for {note.get('base') or 'another model'}, and the weights of "
+            f"{backbone.name}, of its autoencoder or of its image encoder differ; load that model, or allow any base of "
+            "this architecture (--any-base)."
+        )
 
 
 def _token(tokenizer: Any, word: str) -> int:
@@ -540,8 +542,8 @@ class Tuning:
         with torch.no_grad():
             seen = encoder.features(picture, latents)
             if encoder.settings.named and class_word is not None:
-                seen = (*seen[:2], with_class(seen[2], word_vectors(backbone, class_word)))
-            edit = row(encoder.predict(*seen[: 2 + encoder.settings.named]), 0)
+                seen = (*seen[:2], with_class(seen[2], word_vectors(backbone, class_word)), *seen[3:])
+            edit = row(encoder(Batch(latents, [word], features=seen)), 0)
         token = replace(edit.of(TokenEdit)[0], placeholder=word)
         lows = edit.of(LowRankEdit)
         if self.extra_rank:

@@ -9,9 +9,10 @@ length towards that of real words after every step:
 Phase 2 goes on with the word at a lower rate and learns offsets on every attention projection, at timesteps below 0.8 T.
 
 Deviations: L is the mean length of the model's real words (0.39 in Stable Diffusion 1.5), where the code has 0.4;
-lambda stays that of the first rate; the word begins at the class word, not at random; no offsets of the text encoder
-nor of the feed-forward layers (no sites of an edit); rates fall along a cosine to 0, not a line; 4 rows in both phases;
-no decay (the code has 1e-3); masks weigh the squared error, where the code multiplies prediction and target.
+lambda stays that of the first rate; the word begins at the class word, not at random; no offsets of the text encoder,
+and of the feed-forward layers only with `layers`, so that it differs from LoRA by its phases alone; rates fall along a
+cosine to 0, not a line; 4 rows in both phases; no decay (the code has 1e-3); masks weigh the squared error, where the
+code multiplies prediction and target.
 """
 
 from collections.abc import Mapping

@@ -189,7 +189,7 @@ def noun_phrase(
     return (_article(phrase) if article else phrase) + after
 
 
-def caption(made: Concept, scene: Scene, rng: Rng, share: float | None = None) -> Caption:
+def caption(made: Concept, scene: Scene, rng: Rng, share: float | None = None, called: str | None = None) -> Caption:
     """A caption of a picture.
 
     Args:
@@ -197,6 +197,7 @@ def caption(made: Concept, scene: Scene, rng: Rng, share: float | None = None) -
         scene: its scene.
         rng: chance.
         share: how much it tells, 0..1; 1 is the fullest caption; None draws it afresh.
+        called: what the thing is called, in the place of words for how it looks.
     """
     full = share is not None and share >= 1
     share = float(rng.choice([0.15, 0.5, 0.9], p=[0.25, 0.45, 0.30])) if share is None else share
@@ -210,7 +211,7 @@ def caption(made: Concept, scene: Scene, rng: Rng, share: float | None = None) -
 
     size = size_of(scene.pose.scale) if scene.second is None else ""
     article = not (size and says("size", 0.45))
-    phrase = noun_phrase(made, rng, share, named, article=article, plain_noun=full)
+    phrase = called or noun_phrase(made, rng, share, named, article=article, plain_noun=full)
     if not article:
         phrase = _article(f"{_pick(rng, SIZE_WORDS[size])} {phrase}")
     if abs(scene.pose.turn) > 8 and scene.second is None and says("turn", 0.25):

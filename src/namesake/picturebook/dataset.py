@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from namesake.picturebook.scene import (
     sample_easy_scene,
     sample_joined_scene,
     sample_scene,
+    sample_style,
 )
 
 SKEWED, SKEWED_COLOR, SKEW = "robot", "gray", 0.8
@@ -107,8 +109,11 @@ class Drawings:
         boxes = [thing.box for thing in whole.truth.objects]
         largest = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
         about = np.random.default_rng([self.seed, index, 0xC07]).uniform(0.15, 0.75)
-        box = largest if any(largest) else (0.0, 0.0, 1.0, 1.0)
-        return replace(whole, picture=framed(whole.picture, box, about, self.size)), words
+        return replace(whole, picture=_cut(whole, largest, about, self.size)), words
+
+
+def _cut(drawing: Drawing, box: tuple[float, float, float, float], about: float, size: int) -> np.ndarray:
+    return framed(drawing.picture, box if any(box) else (0.0, 0.0, 1.0, 1.0), about, size)
 
 
 class CutDrawings:
@@ -125,6 +130,46 @@ class CutDrawings:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self._drawings[index][0].picture
+
+
+class Views:
+    """Two drawings of each concept, for an encoder that is told more than DATE's: what it sees, and what its word is to draw.
+
+    Without the held-out categories. The reference shows the thing alone, at any pose in any place, every other one cut to it as
+    `Drawings` cuts; the target is a scene as the base model learned from, and its caption calls the thing "{}".
+    """
+
+    def __init__(self, size: int = 64, world: World = SMALL_WORLD, seed: int = 4) -> None:
+        self.size, self.world, self.seed = size, seen(world), seed
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """The pictures of reference and target, uint8 `[S, S, 3]`, and the target's caption."""
+        rng = np.random.default_rng([self.seed, index, 0x71E3])
+        name = self.world.categories[rng.integers(len(self.world.categories))]
+        made = concept(number_of("training", name, int(rng.integers(len(SPLITS["training"]) // 40 - 1))))
+        sample = rng.choice(3, p=[0.35, 0.3, 0.35])
+        if sample == 0:
+            scene = sample_easy_scene(rng, self.world)
+        elif sample == 1:
+            scene = sample_joined_scene(rng, "training", self.world)
+        else:
+            scene = sample_scene(rng, "training", self.world)
+        words = caption(made, scene, rng, called="{}")
+        shown = replace(sample_scene(rng, "training", self.world), worn=None, second=None)
+        if rng.uniform() < 0.8:  # the pictures that people bring are seldom paintings
+            shown = replace(shown, style=sample_style(rng, "plain"))
+        target = draw(made, scene, self.size).picture
+        if index % 2:
+            return draw(made, shown, self.size).picture, target, words.text
+        reference = draw(made, shown, 2 * self.size)
+        return _cut(reference, reference.truth.objects[0].box, rng.uniform(0.15, 0.75), self.size), target, words.text
+
+
+def _view_range(job: tuple[World, int, int, int, int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    world, seed, size, start, stop = job
+    views = Views(size, world, seed)
+    references, targets, words = zip(*(views[i] for i in range(start, stop)), strict=True)
+    return np.stack(references), np.stack(targets), list(words)
 
 
 def _draw_range(job: tuple[str, World, int, int, str, bool, int, int]) -> tuple[np.ndarray, list[str]]:
@@ -150,17 +195,39 @@ def draw_ahead(
 
     Shards that are there already are kept, so an interrupted run goes on where it stopped.
     """
+    jobs = {n: (split, world, seed, size, scenes, cut, n * SHARD, min((n + 1) * SHARD, count)) for n in _shards(count)}
+    yield from _ahead(folder, count, _draw_range, jobs, workers)
+
+
+def views_ahead(
+    folder: Path, count: int, *, world: World = SMALL_WORLD, seed: int = 4, size: int = 64, workers: int = 0
+) -> Iterator[int]:
+    """The same for `Views`: `NNNN.npy` are the references, `NNNN.target.npy` the targets, `NNNN.json` what is said of those."""
+    jobs = {n: (world, seed, size, n * SHARD, min((n + 1) * SHARD, count)) for n in _shards(count)}
+    yield from _ahead(folder, count, _view_range, jobs, workers)
+
+
+SHARD = 2000
+
+
+def _shards(count: int) -> range:
+    return range(-(-count // SHARD))
+
+
+def _ahead(
+    folder: Path, count: int, drawn: Callable[[Any], tuple[Any, ...]], jobs: dict[int, tuple[Any, ...]], workers: int
+) -> Iterator[int]:
+    """Shards that are missing, each of pictures, perhaps pictures that belong to them, and texts."""
     folder.mkdir(parents=True, exist_ok=True)
-    shard = 2000
-    todo = [n for n in range(-(-count // shard)) if not (folder / f"{n:04d}.json").exists()]
-    jobs = [(split, world, seed, size, scenes, cut, n * shard, min((n + 1) * shard, count)) for n in todo]
-    done = count - sum(stop - start for *_, start, stop in jobs)
+    todo = {n: job for n, job in jobs.items() if not (folder / f"{n:04d}.json").exists()}
+    done = count - sum(job[-1] - job[-2] for job in todo.values())
     yield done
     with ProcessPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
-        for n, job, (pictures, captions) in zip(todo, jobs, pool.map(_draw_range, jobs), strict=True):
-            np.save(folder / f"{n:04d}.part.npy", pictures)
-            os.replace(folder / f"{n:04d}.part.npy", folder / f"{n:04d}.npy")
-            (folder / f"{n:04d}.part").write_text(json.dumps(captions))
+        for (n, job), (*pictures, texts) in zip(todo.items(), pool.map(drawn, todo.values()), strict=True):
+            for name, values in zip((f"{n:04d}", f"{n:04d}.target"), pictures, strict=False):
+                np.save(folder / f"{name}.part.npy", values)
+                os.replace(folder / f"{name}.part.npy", folder / f"{name}.npy")
+            (folder / f"{n:04d}.part").write_text(json.dumps(texts))
             os.replace(folder / f"{n:04d}.part", folder / f"{n:04d}.json")
             done += job[-1] - job[-2]
             yield done

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.data.prompts import COLORS, NO_THINGS, PLACES, STYLES, TEMPLATES
+from namesake.data.prompts import COLORED, COLORS, NO_THINGS, PLACES, STYLES, TEMPLATES
 from namesake.edits import check_word
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
@@ -51,6 +51,15 @@ def class_of(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> tuple[st
     return next(((word, near) for word, near in found or () if word not in NO_THINGS), (DEFAULT_CLASS, None))
 
 
+def endings(backbone: Backbone) -> tuple[list[str], list[str]]:
+    """How a sentence about a picture may end, by place and by style, in words that the model knows."""
+
+    def known(ends: list[str]) -> list[str]:
+        return [end for end in ends if not backbone.unknown_words(end)]
+
+    return known([f" {place}" for place in PLACES]), known([f", {style}" for style in STYLES])
+
+
 def describe(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str | None) -> tuple[str, ...]:
     """What each picture shows beside its thing, as a frame for sentences: "{} in the snow, watercolor", and "{}" where
     nothing describes it better; of a style the thing and its place, "a cat in the snow, {}".
@@ -62,11 +71,12 @@ def describe(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str 
         thing: the class word; None where the pictures are shown for their style.
     """
     frames = []
+    places, styles = endings(backbone)
     for picture in pictures.split(1):
         shown = thing or class_of(backbone, picture)[0]
         said = ""
-        for options in ([f" {place}" for place in PLACES], [f", {style}" for style in STYLES if thing]):
-            ends = [said, *(said + option for option in options if not backbone.unknown_words(option))]
+        for options in (places, styles if thing else []):
+            ends = [said, *(said + option for option in options)]
             similarity = backbone.similarity(picture, [f"a picture of a {shown}{end}" for end in ends])
             if similarity is None:
                 return ("{}",) * len(pictures)
@@ -84,7 +94,7 @@ def looks(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str) ->
     known = [word for word in COLORS if not backbone.unknown_words(word)]
     if set(thing.lower().split()) & set(COLORS) or not known:
         return thing
-    similarity = backbone.similarity(pictures, [f"a picture of a {word} thing" for word in known])
+    similarity = backbone.similarity(pictures, [COLORED.format(word) for word in known])
     return thing if similarity is None else f"{known[int(similarity.argmax())]} {thing}"
 
 
@@ -123,6 +133,8 @@ class Examples:
         where the loss then does not count, or cropped, and the sentence says so. The sentences are those of the
         templates that the model knows every word of, and the word alone where there is none; `frames` say what each
         picture shows beside the thing (`describe`)."""
+        if shift and scaled:
+            raise Refusal("Pictures are both moved about and scaled; ask for one of the two.")
         said = sentences(backbone, word, templates)
         seen, kept = [pictures], [masks]
         if shift:

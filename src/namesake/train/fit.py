@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,8 @@ class Batch:
     mask: where the loss counts, 0..1, by default everywhere. pictures: what an encoder sees of each row. origin: rows
     of one number are views of one picture; by default each row is a picture of its own. features: what the frozen
     networks of an encoder see in each row, where it has been kept. noisy: the noisy latents that are to be cleaned and
-    their timesteps, for an encoder that looks at those.
+    their timesteps, for an encoder that looks at those. frames: what is said around the sentence of each row; by default
+    what the module says (`EditModule.frames`).
     """
 
     latents: Float[Tensor, "B C h w"]
@@ -46,6 +47,7 @@ class Batch:
     origin: Int[Tensor, "B"] | None = None
     features: tuple[Tensor, ...] | None = None
     noisy: tuple[Float[Tensor, "B C h w"], Int[Tensor, "B"]] | None = None
+    frames: Sequence[str] = ()
 
 
 class EditModule(nn.Module):
@@ -84,6 +86,20 @@ class Phase:
     share: float = 1.0
     timesteps: tuple[float, float] = (0.0, 1.0)
     fall: float = 0.1
+
+
+class Moment(NamedTuple):
+    """Where a run stands after a step.
+
+    done: steps. figures: "loss", "penalty", "norm" of the gradient before clipping. phase: the one under way, and whether it
+    is the `last`. load: puts the edit as it is now on the model, which carries what it was before the step.
+    """
+
+    done: int
+    figures: Mapping[str, float]
+    phase: Phase
+    last: bool
+    load: Callable[[], object]
 
 
 def idle_offsets(sites: Sequence[Site], rank: int, seed: int = 0, shrink: float | None = None) -> LowRankEdit:
@@ -272,7 +288,7 @@ def fit(
     progress: Callable[[int, int], object] | None = None,
     strip: Callable[[int, Edit], object] | None = None,
     strip_at: Sequence[int] | None = None,
-    stop: Callable[[int, Mapping[str, float]], bool] | None = None,
+    stop: Callable[[Moment], bool] | None = None,
 ) -> Edit:
     """Train a module and return its edit: on the CPU, without a graph.
 
@@ -294,8 +310,7 @@ def fit(
         strip: called with (steps done, edit) after 0, 1, 2, 4, 8, ... steps and at the end; the model is free then, so
             it may draw with the edit.
         strip_at: steps after which `strip` is called, in the place of these; at the end it is called in any case.
-        stop: called after every step with (steps done, figures: "loss", "penalty", "norm" of the gradient before
-            clipping); True ends the run.
+        stop: called after every step, while the model carries an edit; True ends the run.
 
     Returns:
         The edit. Its `about.settings` say how many `steps` were made, the mean `loss` over the last quarter of them,
@@ -316,6 +331,12 @@ def fit(
     losses: list[float] = []
     mounted: Mount | None = None
     phase, ended, done, fresh = -1, "", 0, True
+
+    @torch.no_grad()
+    def load() -> None:
+        assert mounted is not None
+        mounted.load(module(batch))
+
     try:
         with patient() as interrupted:
             for step in range(steps):
@@ -366,7 +387,7 @@ def fit(
                 losses.append(figures["loss"])
                 if progress is not None:
                     progress(done, steps)
-                if stop is not None and stop(done, figures):
+                if stop is not None and stop(Moment(done, figures, phases[phase], phase == len(phases) - 1, load)):
                     ended = "by its rule"
                 elif interrupted():
                     ended = "by the user"

@@ -156,9 +156,10 @@ class Kept:
 
 
 def keep(
-    files: Sequence[Path], backbone: Backbone, features: Features, accelerator: Any, title: str = "features"
+    files: Sequence[Path], backbone: Backbone, features: Features | None, accelerator: Any, title: str = "features"
 ) -> Kept:
-    """Compute and keep what the frozen networks see in the pictures of some files (`.npy`, uint8 `[N, S, S, 3]`).
+    """Compute and keep what the frozen networks see in the pictures of some files (`.npy`, uint8 `[N, S, S, 3]`); the
+    latents alone without `features`.
 
     The values lie beside each file, under a name that tells the frozen networks apart; what is there is not computed
     again. Processes share the work.
@@ -186,15 +187,18 @@ def keep(
     return Kept(kept, shapes)
 
 
-def _seen(backbone: Backbone, features: Features, pictures: UInt8[Tensor, "B H W 3"]) -> list[Tensor]:
+def _seen(backbone: Backbone, features: Features | None, pictures: UInt8[Tensor, "B H W 3"]) -> list[Tensor]:
     latents = backbone.encode(pictures)
-    return [latents, *features(pictures, latents)]
+    return [latents, *(features(pictures, latents) if features is not None else ())]
 
 
-def _mark(backbone: Backbone, features: Features) -> str:
+def _mark(backbone: Backbone, features: Features | None) -> str:
     """A short name of the frozen networks that features come from."""
-    found = sha256(f"{features.timestep} {features.image_encoder} {features.names} {features.ends}".encode())
-    for module in (backbone.unet, backbone.vae, *backbone.text_encoders, features.eye):
+    found, modules = sha256(), [backbone.vae]
+    if features is not None:
+        found.update(f"{features.timestep} {features.image_encoder} {features.names} {features.ends}".encode())
+        modules = [backbone.unet, backbone.vae, *backbone.text_encoders, features.eye]
+    for module in modules:
         for parameter in module.parameters():
             found.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:12]
@@ -207,11 +211,22 @@ class Stream:
         backbone: encodes the pictures where nothing is kept.
         pictures: see `Pictures`.
         kept: of the pictures of one source, in the place of reading them.
+        targets: latents of what each kept picture's word is to draw, by default the picture itself; frames: what is then
+            said of it, see `Batch`.
         workers: processes that read ahead; 0 reads in this one.
     """
 
-    def __init__(self, backbone: Backbone, pictures: Pictures, kept: Kept | None = None, workers: int = 0) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        pictures: Pictures,
+        kept: Kept | None = None,
+        workers: int = 0,
+        targets: Kept | None = None,
+        frames: Sequence[str] = (),
+    ) -> None:
         self.backbone, self.pictures, self.kept, self.workers = backbone, pictures, kept, workers
+        self.targets, self.frames = targets, frames
         self.skipped = 0
 
     def __call__(self, parts: Sequence[range]) -> Iterator[Batch]:
@@ -220,7 +235,10 @@ class Stream:
             for rows in parts:
                 numbers = [self.pictures.pick(row)[1] for row in rows]
                 latents, *features = self.kept[numbers]
-                yield Batch(latents, [], origin=torch.tensor(numbers), features=tuple(features))
+                if self.targets is not None:
+                    latents = self.targets[numbers][0]
+                said = [self.frames[number] for number in numbers] if self.frames else []
+                yield Batch(latents, [], origin=torch.tensor(numbers), features=tuple(features), frames=said)
             return
         loader = torch.utils.data.DataLoader(
             _Parts(self.pictures, parts),
@@ -283,6 +301,7 @@ def launched(tracker: str | None = None, folder: Path | None = None) -> Any:
     try:
         return Accelerator(
             cpu=not here,
+            mixed_precision="no",  # `half` says where; what an accelerate config says would reach the encoder too
             log_with=tracker,
             project_dir=folder,
             kwargs_handlers=[
@@ -395,7 +414,7 @@ def pretrain(
         t = timesteps(places, (0.0, 1.0), backbone.train_timesteps).to(backbone.device)
         noisy = backbone.add_noise(latents, noise, t)
         said = [prompts[number] for number in sentences.tolist()]
-        if frames := module.frames(batch):
+        if frames := batch.frames or module.frames(batch):
             said = [frame.format(sentence) for frame, sentence in zip(frames, said, strict=True)]
         batch = replace(batch, prompts=said, noisy=(noisy, t))
         with nullcontext() if last else accelerator.no_sync(wrapped):

@@ -21,9 +21,22 @@ from namesake.edits import Edit, LowRankEdit, Part, Site, TokenEdit, about, laye
 from namesake.edits.base import embedding, layer_at, text_rooms
 from namesake.errors import Refusal
 from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe, looks
-from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, idle_offsets, loss_of, min_snr, stratified, timesteps
+from namesake.train.fit import (
+    Batch,
+    Moment,
+    Phase,
+    TunedEdit,
+    dice,
+    fit,
+    idle_offsets,
+    loss_of,
+    min_snr,
+    stratified,
+    timesteps,
+)
 
 LONGEST = 8  # tokens that a new word may begin as
+FROZEN = 4  # rows of each concept, at least, in the batch that DVAR looks at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +79,7 @@ class Method:
 
     def __post_init__(self) -> None:
         bounds = {"steps": (0, 1e6), "batch": (1, 64), "prior": (0, 10_000), "rank": (1, 1024)}
-        bounds |= dict.fromkeys(("share", "shift", "blend"), (0, 1))
+        bounds |= dict.fromkeys(("share", "shift", "blend", "latest"), (0, 1))
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -204,7 +217,8 @@ class Dvar:
     The batch, its noise and its timesteps are drawn once. The run ends when the variance of the last `window` losses is
     below `threshold` of the variance of all (0.15 and 200 in its authors' code).
 
-    Deviation: the loss is taken every `every`-th step, so that a short window serves; `window` counts these.
+    Deviations: the loss is taken every `every`-th step, so that a short window serves; `window` counts these. Of a run in
+    phases only the last can end early, and its losses alone count, at its own timesteps.
     """
 
     window: int = 20
@@ -223,23 +237,22 @@ class Dvar:
                 f"{self.threshold}; 2 or more, 1 or more, and a share between 0 and 1 are wanted."
             )
 
-    def rule(
-        self, backbone: Backbone, batch: Batch, seed: int = 0, snr_gamma: float = 0.0
-    ) -> Callable[[int, Mapping[str, float]], bool]:
-        """What `fit` takes as `stop`: called inside its mount, so the loss is that of the edit of the last step."""
-        rows = len(batch.prompts)
+    def rule(self, backbone: Backbone, batch: Batch, seed: int = 0, snr_gamma: float = 0.0) -> Callable[[Moment], bool]:
+        """What `fit` takes as `stop`."""
         latents = batch.latents.to(backbone.device)
         noise = torch.randn(latents.shape, generator=dice(seed, 1 << 21)).to(latents)
-        t = timesteps(stratified(seed, 0, rows), (0.0, 1.0), backbone.train_timesteps).to(latents.device)
-        noisy, target = backbone.add_noise(latents, noise, t), backbone.target(latents, noise, t)
-        factor = min_snr(backbone.snr(t), snr_gamma, backbone.prediction) if snr_gamma else None
         losses: list[float] = []
 
         @torch.no_grad()
-        def settled(done: int, _: Mapping[str, float]) -> bool:
-            if done % self.every:
+        def settled(moment: Moment) -> bool:
+            if moment.done % self.every or not moment.last:
                 return False
-            output = backbone.denoise(noisy, t, backbone.text(batch.prompts))
+            t = timesteps(stratified(seed, 0, len(latents)), moment.phase.timesteps, backbone.train_timesteps)
+            t = t.to(latents.device)
+            target = backbone.target(latents, noise, t)
+            factor = min_snr(backbone.snr(t), snr_gamma, backbone.prediction) if snr_gamma else None
+            moment.load()
+            output = backbone.denoise(backbone.add_noise(latents, noise, t), t, backbone.text(batch.prompts))
             losses.append(loss_of(output, target, batch, factor)[0].item())
             return variance_ratio(losses, self.window) < self.threshold
 
@@ -344,10 +357,10 @@ def learn(
         )
     shown = [one.checked(backbone) for one in concepts]
     words = {one.word: one.class_word or "" for one in shown}
-    if method.looks:
-        words = {one.word: looks(backbone, one.pictures, words[one.word]) for one in shown}
     if len(words) < len(shown):
         raise Refusal(f"{len(shown)} concepts share the words {', '.join(words)}; a word for each is wanted.")
+    if method.looks:
+        words = {one.word: looks(backbone, one.pictures, words[one.word]) for one in shown}
     module = method.start(backbone, words, seed)
     own, prior, said = [], [], []
     rows = max(1, method.batch // len(shown))
@@ -374,7 +387,8 @@ def learn(
             )
     concept = own[0] if len(own) == 1 else Mixture(tuple((one, 1.0) for one in own))
     both = Mixture(tuple((one, 1.0) for one in own) + tuple((one, method.prior_weight) for one in prior))
-    frozen = concept.batch(0, dice(seed, 1 << 21))
+    # A loss at one timestep would say little, and the methods' own batches may be of one row.
+    frozen = Mixture(tuple((replace(one, rows=max(rows, FROZEN)), 1.0) for one in own)).batch(0, dice(seed, 1 << 21))
     edit = fit(
         backbone,
         module,
