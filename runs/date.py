@@ -63,7 +63,7 @@ ENCODERS: dict[str, tuple[dict[str, Any], int]] = {
 }
 SAMPLES = 40_000  # of each
 DRAWINGS = 20_000  # so each is seen twice, of however many categories
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)  # LoRA's, to choose from
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)  # LoRA's, to choose from
 WAYS = {"given": False, "read": True}  # where the class word comes from
 
 
@@ -116,10 +116,13 @@ class Bench:
             word = self.hard(picture) if read else category
             if taught.what == "LoRA":
                 return self.lora(picture, word, pace, taught.steps)
-            told: dict[str, Any] = {"word": WORD, "class_word": word, "steps": taught.steps}
+            told: dict[str, Any] = {"word": WORD, "steps": taught.steps}
             if taught.what == "cold start":
-                return tune.personalize(backbone, method_of(COLD_START, "picturebook"), picture, **told)
+                return tune.personalize(
+                    backbone, method_of(COLD_START, "picturebook"), picture, class_word=word, **told
+                )
             settings = replace(tuning_of("picturebook"), blend=taught.blend)
+            told |= {"class_word": None if read else word, "hard": word}
             return date.personalize(backbone, self.encoder(taught.what), picture, settings=settings, **told)
 
         return teach
@@ -214,7 +217,8 @@ def train(name: str, backbone: Backbone, world: World, out: Path, samples: int =
     plan = replace(plan, steps=steps, warmup=min(plan.warmup, max(1, steps // 10)))
     done = pretrain.pretrain(
         backbone, encoder, pretrain.Stream(backbone, Mixture([kept]), kept), sentences(backbone, encoder.word, TEMPLATES),
-        plan, out / "encoders" / name, accelerator=accelerator, resume=True, say=print, told={"ablation": name},
+        plan, out / "encoders" / name, accelerator=accelerator, resume=True, say=print,
+        told={"ablation": name, "encoder": asdict(settings), "categories": list(known.categories)},
     )  # fmt: skip
     if done < steps:
         raise Refusal(f"The training of '{name}' was stopped after {done} of {steps} steps; the same command goes on.")
@@ -368,8 +372,9 @@ def main(
         missing = sorted(name for name in needs if not (out / "encoders" / f"{name}.safetensors").exists())
         print(cost(bench, arms, made, split, missing))
         return
-    for what in {one.what for one in arms} - {"LoRA", "cold start"} if not tuning else ():
-        bench.path(what)  # refused before anything is measured
+    # Refused before anything is measured; the encoder under test also gives the word that is read.
+    for what in {"encoder", *(one.what for one in arms)} - {"LoRA", "cold start"} if not tuning else ():
+        bench.path(what)
     results: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     with Progress() as progress:
         bar = progress.add_task("concepts", total=len(own))

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
+from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ from typing import Any
 import numpy as np
 import torch
 import typer
+from jaxtyping import UInt8
 
 from namesake.backbone import Backbone
+from namesake.data.pictures import read_picture
 from namesake.edits import Edit, sketch
 from namesake.errors import Refusal
 from namesake.evaluate.cold_start import (
@@ -49,7 +52,7 @@ from namesake.methods import METHODS
 from namesake.methods.textual_inversion import StyleInversion
 from namesake.picturebook.captions import PLACE_PHRASES
 from namesake.picturebook.check import into_page, world_of
-from namesake.picturebook.concept import Concept
+from namesake.picturebook.concept import Concept, concept
 from namesake.picturebook.draw import draw
 from namesake.picturebook.judge import Judge
 from namesake.picturebook.scene import STYLES, Scene, World, sample_pose, sample_style
@@ -145,8 +148,19 @@ def scenes(made: Concept, world: World, count: int) -> list[Scene]:
     return found
 
 
-def taught(bench: Bench, setting: Setting, made: Concept, count: int, strip: Any = None) -> tuple[Edit, float, Any]:
-    """The edit of a concept (for a style: of the style that goes with it), its seconds, and the pictures shown."""
+def example() -> tuple[Concept, UInt8[np.ndarray, "1 H W 3"]]:
+    """The first of the package's example pictures, which strips are of: it stands upright, as people's pictures do."""
+    folder = Path(str(files("namesake"))) / "picturebook" / "examples"
+    path = min(folder.glob("*.png"))
+    made = concept(json.loads(path.with_suffix(".json").read_text())["concept"])
+    return made, read_picture(path).pixels[None]
+
+
+def taught(
+    bench: Bench, setting: Setting, made: Concept, count: int, strip: Any = None, own: np.ndarray | None = None
+) -> tuple[Edit, float, Any]:
+    """The edit of a concept (for a style: of the style that goes with it), its seconds, and the pictures shown: `own`, or
+    drawings."""
     if setting.style:
         shown = style_drawings(bench, made, count)
         class_word, prior = COARSE_STYLE, None
@@ -157,6 +171,8 @@ def taught(bench: Bench, setting: Setting, made: Concept, count: int, strip: Any
             prior = class_pictures(bench.backbone, setting.method.sentences[0].format(class_word), setting.method.prior)
     pictures = np.stack([one.picture for one in shown])
     masks = torch.from_numpy(np.stack([one.truth.objects[0].mask for one in shown])) if bench.masked else None
+    if own is not None and not setting.style:
+        pictures, masks = own, None
     begun = time.perf_counter()
     edit = personalize(
         bench.backbone,
@@ -248,8 +264,9 @@ def measure_memory(bench: Bench, setting: Setting, class_word: str) -> dict[str,
 
 
 # ---------------------------------------------------------------------------------------------------------------- strips
-def write_strip(bench: Bench, setting: Setting, made: Concept, path: Path) -> None:
+def write_strip(bench: Bench, setting: Setting, path: Path) -> None:
     """Reference, base, after few steps, after the recipe's steps, in another place, in another style."""
+    made, own = example()
     made_with = json.dumps([bench.mark, setting.label, asdict(setting.method), made.number])
     key = hashlib.sha256(made_with.encode()).hexdigest()[:16]
     if path.exists() and read_settings(path).get("key") == key:
@@ -257,7 +274,7 @@ def write_strip(bench: Bench, setting: Setting, made: Concept, path: Path) -> No
     few = 2 ** max(0, (max(1, setting.method.steps) // 8).bit_length() - 1)  # `fit` shows the edit after powers of two
     seen: dict[int, Edit] = {}
     edit, _, pictures = taught(
-        bench, setting, made, 1, strip=lambda done, one: seen.setdefault(done, one) if done == few else None
+        bench, setting, made, 1, strip=lambda done, one: seen.setdefault(done, one) if done == few else None, own=own
     )
     prompts = questions(made, bench.world, bench.split)
     other = next(p.text for p in prompts if p.kind == "place")
@@ -364,8 +381,6 @@ def main(
     part: str = "0/1",
 ) -> None:
     """Measure the tuned methods and write their page and strips."""
-    from importlib.resources import files
-
     names = [one for one in method.split(",") if one] or list(METHODS)
     settings = [Setting(name, method_of(name, "picturebook")) for name in names]
     if steps >= 0:
@@ -422,7 +437,7 @@ def main(
         jobs.append(partial(do_base, made))
         jobs += [partial(do, made, setting, count) for setting in settings for count in counts]
     if page:
-        jobs += [partial(write_strip, bench, one, things[0], docs / "methods" / f"{one.label}.png") for one in settings]
+        jobs += [partial(write_strip, bench, one, docs / "methods" / f"{one.label}.png") for one in settings]
     number, of = (int(value) for value in part.split("/"))
     for place, job in enumerate(jobs[number::of]):
         begun = time.perf_counter()

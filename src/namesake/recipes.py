@@ -55,7 +55,7 @@ _BOOTH = _SHORT | _LITTLE | {"prior": 16, "prior_weight": 0.1, "rate": 3e-4}
 PICTUREBOOK: dict[str, dict[str, Any]] = {
     "date": {"blend": 1.0, "extra_rank": 4, "layers": True, "context": True, "word_rate": 4e-2, "offset_rate": 2e-2},
     "cold-start": {"steps": 50, "layers": True, "blend": 1.0, "word_rate": 2e-2, "offset_rate": 1e-2},
-    "textual-inversion": _SHORT | {"rate": 2e-2},
+    "textual-inversion": _SHORT | {"steps": 300, "rate": 2e-2},
     "textual-inversion-style": _SHORT | {"rate": 2e-2},
     "lora": _LORA,
     "lora-text": _LORA,
@@ -535,6 +535,8 @@ def _teach(
         report.say("starting cold, without an encoder" if network is None else "starting from the encoder's prediction")
     if network is not None:
         (one,), ((pixels, masks),) = asked, looks
+        if until_settled:
+            options["dvar"] = tune.Dvar.of(date.STEPS if steps is None else steps)
         with clock("learning"), report.bar("learning") as progress:
             edit = date.personalize(
                 backbone,
@@ -550,7 +552,7 @@ def _teach(
         if one.word is None:
             # Named after the class, else after the last real word that the prediction is nearest to, the thing's.
             edit = date.renamed(edit, _word_for(one.class_word or (edit.about.class_word or "").rpartition(" ")[2]))
-        return _told(edit, report)
+        return _told(edit, report, until_settled)
     method = method_of(name or COLD_START, backbone.name)
     concepts: list[tune.Shown] = []
     for one, (pixels, masks) in zip(asked, looks, strict=True):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
 from minis import Pool
 
 from namesake.data import sources
@@ -16,11 +19,14 @@ from namesake.picturebook.dataset import (
     SKEW,
     CutDrawings,
     Drawings,
+    Views,
     draw_ahead,
     read_ahead,
     seen,
+    views_ahead,
 )
 from namesake.picturebook.figures import BY_NAME
+from namesake.picturebook.judge import Judge
 from namesake.picturebook.scene import SMALL_WORLD, World
 
 
@@ -158,3 +164,29 @@ def test_a_cut_drawing_is_the_drawing_about_its_largest_thing(monkeypatch):
         assert 0.15 <= about <= 0.75
     assert len({call[2] for call in calls}) == 8
     assert np.array_equal(source[3], CutDrawings(64)[3])
+
+
+def test_two_views_are_of_one_concept_that_encoders_may_see(tmp_path, monkeypatch):
+    views = Views(seed=5)
+    pairs = [views[i] for i in range(24)]
+    for (reference, target, words), again in zip(pairs[:3], (Views(seed=5)[i] for i in range(3)), strict=True):
+        assert np.array_equal(reference, again[0])
+        assert np.array_equal(target, again[1])
+        assert words == again[2]
+    assert all(reference.shape == target.shape == (64, 64, 3) for reference, target, _ in pairs)
+    assert all(words.count("{}") == 1 for *_, words in pairs)
+    kinds = set(views.world.categories)
+    assert not kinds & {*HELD_OUT_NEAR, *HELD_OUT_FAR}
+    # To the judge reference and target are more alike than two concepts are.
+    judge = Judge.load()
+    ours, theirs = (judge.identity(torch.from_numpy(np.stack(some))) for some in list(zip(*pairs, strict=True))[:2])
+    likeness = ours @ theirs.T
+    own, others = likeness.diagonal(), likeness[~torch.eye(len(likeness), dtype=torch.bool)]
+    assert own.mean() > others.mean() + 0.3
+
+    monkeypatch.setattr(dataset, "ProcessPoolExecutor", OneAfterAnother)
+    assert list(views_ahead(tmp_path, 3, seed=5)) == [0, 3]
+    assert np.array_equal(np.load(tmp_path / "0000.npy")[2], pairs[2][0])
+    assert np.array_equal(np.load(tmp_path / "0000.target.npy")[2], pairs[2][1])
+    assert json.loads((tmp_path / "0000.json").read_text()) == [words for *_, words in pairs[:3]]
+    assert list(views_ahead(tmp_path, 3, seed=5)) == [3]

@@ -150,6 +150,22 @@ def test_sentences_are_framed_by_what_the_encoder_sees_beside_the_thing(backbone
     assert framed == [[one + " in the snow" * (n % 2 == 0) for n, one in enumerate(said)] for said in bare]
 
 
+def test_what_is_seen_and_what_is_drawn_may_be_two_pictures(backbone, tmp_path):
+    pictures, others = Ready().pictures, Ready().pictures[::-1].copy()
+    for name, some in (("0000", pictures), ("0000.target", others)):
+        np.save(tmp_path / f"{name}.npy", some)
+    kept = keep([tmp_path / "0000.npy"], backbone, stirred(backbone).features, launched())
+    targets = keep([tmp_path / "0000.target.npy"], backbone, None, launched())
+    said = [f"{{}} number {number}" for number in range(8)]
+    batch = next(Stream(backbone, Ready(), kept, targets=targets, frames=said)([range(2, 4)]))
+    assert batch.frames == said[2:4]
+    assert torch.equal(batch.latents, targets[[2, 3]][0])
+    for mine, own in zip(batch.features, kept[[2, 3]][1:], strict=True):
+        assert torch.equal(mine, own)
+    latents = backbone.encode(torch.from_numpy(others[2:4]))
+    assert (batch.latents - latents).abs().max() < 0.05 * latents.std()  # kept in fp16, of bf16
+
+
 def test_ctrl_c_ends_after_the_step_with_a_checkpoint(backbone, tmp_path):
     stop = Ready(4, lambda: os.kill(os.getpid(), signal.SIGINT))
     done, _ = run(backbone, tmp_path, pictures=stop)

@@ -43,11 +43,12 @@ from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
 from namesake.train.examples import Examples, check_shown, describe, endings
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
 from namesake.train.pretrain import gathered
-from namesake.train.tune import real_vectors, sites_of, told_context, word_vectors
+from namesake.train.tune import Dvar, frozen_batch, real_vectors, sites_of, told_context, word_vectors
 
 DENOISER = ("reference", "current")
 REGULARIZERS = ("contrastive", "nearest", "norm", "none")
 FORMAT = 1
+STEPS = 12  # of tuning; the paper needs no more
 ENTRY = "namesake encoder"  # of the file's metadata
 
 
@@ -373,13 +374,13 @@ class DateEncoder(EditModule):
 
     @torch.no_grad()
     def figures(self, edit: Edit) -> Mapping[str, float]:
-        """Signs of collapse and drift, by the first vector of the first text encoder.
+        """Signs of collapse and drift, by the last vector (of several the thing's) of the first text encoder.
 
         "word cosine": the mean cosine between the words of two pictures; 1 is collapse. "word entropy": of which real
         word is nearest, in nats, 0 (one for all) to log B. "word norm": relative to real words. "offset size": the root
         of `offset_penalty`, relative to the model's weights.
         """
-        words = edit.of(TokenEdit)[0].vectors[0][:, 0].float()
+        words = edit.of(TokenEdit)[0].vectors[0][:, -1].float()
         real = self.real[0].to(words.device)
         unit = F.normalize(words, dim=-1)
         count = len(unit)
@@ -527,6 +528,7 @@ class Tuning:
         word: str,
         class_word: str | None = None,
         seed: int = 0,
+        hard: str | None = None,
     ) -> TunedEdit:
         """The edit module of one concept, at the encoder's prediction: one forward, whose graph is not kept.
 
@@ -538,6 +540,7 @@ class Tuning:
             class_word: the hard word, by default the one nearest to the predicted word. An encoder whose words start at
                 what the picture is taken for starts at this instead.
             seed: of the appended rank.
+            hard: the hard word alone, where the word is to start as if no class were given.
         """
         with torch.no_grad():
             seen = encoder.features(picture, latents)
@@ -548,7 +551,8 @@ class Tuning:
         lows = edit.of(LowRankEdit)
         if self.extra_rank:
             lows = (*lows, idle_offsets(sites_of(backbone, self.layers), self.extra_rank, seed))
-        hard = hard_word(backbone, token.vectors) if class_word is None else class_word
+        hard = hard or class_word
+        hard = hard_word(backbone, token.vectors) if hard is None else hard
         if not hard.strip():
             raise Refusal("The class is empty; say what the picture shows, such as cat, or leave it to the encoder.")
         paths = (SecondPath(hard, self.blend),) if self.blend < 1 else ()
@@ -591,9 +595,11 @@ def personalize(
     word: str = "<it>",
     class_word: str | None = None,
     masks: Bool[Tensor, "B H W"] | None = None,
-    steps: int = 12,
+    hard: str | None = None,
+    steps: int = STEPS,
     seed: int = 0,
     settings: Tuning | None = None,
+    dvar: Dvar | None = None,
     progress: Callable[[int, int], object] | None = None,
     strip: Callable[[int, Edit], object] | None = None,
 ) -> Edit:
@@ -607,10 +613,12 @@ def personalize(
         pictures: one or several of one thing, sides that the autoencoder takes.
         word: the new word, such as <my-cat>.
         class_word: the hard word; by default the real word nearest to the predicted one. See `Tuning.start`.
+        hard: see `Tuning.start`.
         masks: True where the thing is; the loss then counts there alone.
         steps: of tuning, 0 or more; the paper needs at most 12.
         seed: of everything random.
         settings: of the tuning.
+        dvar: ends the run when the loss has settled.
         progress: called with (steps done, steps in all).
         strip: called with (steps done, edit) after 0, 1, 2, 4, 8, ... steps; it may draw.
 
@@ -621,7 +629,7 @@ def personalize(
     settings = settings or Tuning()
     check_shown(backbone, word, pictures)
     examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed)
-    module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed)
+    module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed, hard)
     frames = describe(backbone, pictures, module.start.about.class_word or "") if settings.context else ()
     examples = replace(examples, frames=frames)
     edit = fit(
@@ -633,5 +641,6 @@ def personalize(
         seed=seed,
         progress=progress,
         strip=strip,
+        stop=None if dvar is None else dvar.rule(backbone, frozen_batch([examples], seed), seed),
     )
     return told_context(edit, frames)

@@ -259,6 +259,12 @@ class Dvar:
         return settled
 
 
+def frozen_batch(concepts: Sequence[Examples], seed: int = 0) -> Batch:
+    """What DVAR looks at: of each concept 4 rows at least, since a loss at one timestep would say little."""
+    some = tuple((replace(one, rows=max(one.rows, FROZEN)), 1.0) for one in concepts)
+    return Mixture(some).batch(0, dice(seed, 1 << 21))
+
+
 @dataclass(frozen=True, eq=False)
 class Shown:
     """One concept to learn.
@@ -387,8 +393,6 @@ def learn(
             )
     concept = own[0] if len(own) == 1 else Mixture(tuple((one, 1.0) for one in own))
     both = Mixture(tuple((one, 1.0) for one in own) + tuple((one, method.prior_weight) for one in prior))
-    # A loss at one timestep would say little, and the methods' own batches may be of one row.
-    frozen = Mixture(tuple((replace(one, rows=max(rows, FROZEN)), 1.0) for one in own)).batch(0, dice(seed, 1 << 21))
     edit = fit(
         backbone,
         module,
@@ -400,7 +404,7 @@ def learn(
         progress=progress,
         strip=strip,
         strip_at=strip_at,
-        stop=None if dvar is None else dvar.rule(backbone, frozen, seed, method.snr_gamma),
+        stop=None if dvar is None else dvar.rule(backbone, frozen_batch(own, seed), seed, method.snr_gamma),
     )
     return told_context(edit, [frame for one in said for frame in one])
 
