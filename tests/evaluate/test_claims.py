@@ -331,7 +331,9 @@ def test_one_run_of_lora_serves_all_its_lengths(run, backbone, tmp_path):
         ours = edit.of(LowRankEdit)[0].factors[path]
         assert torch.equal(ours[0], down)
         assert torch.equal(ours[1], up)
-        assert not torch.equal(longer.of(LowRankEdit)[0].factors[path][1], up)
+        # The mini's middle has one place, and queries and keys of one token have no gradient.
+        alike = torch.equal(longer.of(LowRankEdit)[0].factors[path][1], up)
+        assert alike == (path.startswith("mid_block") and path.endswith(("attn1.to_q", "attn1.to_k")) and not up.any())
     assert 0 < edit.about.settings["seconds"] <= longer.about.settings["seconds"]
     assert arm(backbone, picture, "cat") is edit
     assert arm(backbone, picture, "dog").about.class_word == "dog"
