@@ -61,6 +61,22 @@ def test_the_recipe_of_the_picture_book_runs_from_drawings_to_a_file(made, backb
     assert wide > tall  # four pictures, and five of each: itself, its reconstruction, three prompts
 
 
+def test_the_recipe_of_views_trains_on_what_they_say(backbone, tmp_path, monkeypatch):
+    recipe, asked = recipes.pretrain_recipes()["picturebook-views"], []
+    monkeypatch.setattr(dataset, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(recipes, "pretrain_recipes", lambda: {"picturebook-views": replace(recipe, drawings=4)})
+    monkeypatch.setattr(recipes, "_previews", lambda *_: None)
+    text = Backbone.text
+    monkeypatch.setattr(Backbone, "text", lambda self, said, *rest: asked.append(said) or text(self, said, *rest))
+    path = recipes.pretrain("picturebook-views", steps=1, batch=2, output=tmp_path)
+    captions = json.loads((tmp_path / "drawings" / "0000.json").read_text())
+    said = [prompt for prompts in asked for prompt in prompts if "<it>" in prompt]
+    assert said
+    assert set(said) <= {caption.format("<it>") for caption in captions}
+    assert path.stat().st_size < 6 * 2**20
+    assert sum(p.numel() for p in DateEncoder.load(path, backbone).parameters()) <= 3_000_000
+
+
 def test_personalizing_uses_the_encoder_at_hand_and_says_which(made, backbone, picture, monkeypatch):
     said = []
 

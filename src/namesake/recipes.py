@@ -790,7 +790,7 @@ class PretrainRecipe:
 def pretrain_recipes() -> dict[str, PretrainRecipe]:
     """The recipes by name. The picture book's encoder has 2.6 million parameters; it sees 320 thousand pictures. With
     "-context" its sentences say what is beside the thing, which the paper's do not; "-views" has more supervision than the
-    paper's: two pictures of each concept, and the caption of the second."""
+    paper's (two pictures of each concept, and the caption of the second) and offsets on all layers."""
     from namesake.methods.date import Date
     from namesake.train.pretrain import Plan
 
@@ -806,7 +806,8 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
         name: PretrainRecipe("picturebook", replace(own, context=context), small, 48_000)
         for name, context in (("picturebook", False), ("picturebook-context", True))
     }
-    made["picturebook-views"] = PretrainRecipe("picturebook", own, replace(small, rate=1e-3), 48_000, views=True)
+    everywhere = replace(own, bases=True, rank=8)
+    made["picturebook-views"] = PretrainRecipe("picturebook", everywhere, replace(small, rate=1e-3), 48_000, views=True)
     for name, model in hub.items():
         made[name] = PretrainRecipe(model, Date(), long)
         made[f"{name}-50k"] = PretrainRecipe(model, Date(), replace(long, steps=50_000))

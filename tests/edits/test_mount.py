@@ -268,8 +268,41 @@ def test_gradients_reach_offsets_outside_the_attentions(sd):
     assert sd.unet.conv_out.weight.grad is None
 
 
-def test_offsets_outside_the_attentions_serve_all_rows_alike(sd):
-    rows = {path: (down.expand(2, -1, -1), up.expand(2, -1, -1)) for path, (down, up) in outside(sd).factors.items()}
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("blend", [None, 0.25])
+def test_each_row_has_its_own_offset_outside_the_attentions(sd, blend, shared):
+    """As if each row were drawn alone with its offset in the weights; and gradients are those."""
+    chance = torch.Generator().manual_seed(5)
+    parts = random_edit(sd, batch=3, blend=blend).parts
+    rows = {
+        path: tuple(nn.Parameter(f * torch.randn(3, 1, 1, generator=chance, dtype=f.dtype)) for f in factors)
+        for path, factors in outside(sd).factors.items()
+        if path in layer_sites(sd)
+    }
+    if shared:  # `down` is one for all rows
+        rows = {path: (down.detach()[:1].expand(3, -1, -1), up) for path, (down, up) in rows.items()}
+    edit = Edit((*parts, LowRankEdit(rows, 2.0)), About("test"))
+    before = snapshot(sd)
+    with edited(sd, edit):
+        together = sd(SOFT, SOFT, SOFT)
+        together[1].square().mean().backward()
+        with pytest.raises(Refusal, match="each of 3 rows"):
+            sd(SOFT, SOFT)
+    assert same(before, snapshot(sd))
+    for row in range(3):
+        with edited(sd, row_of(edit, row)):
+            alone = sd.denoise(*sd.text([SOFT] * 3))[row]
+        assert close(together[row], alone)
+    for factors in rows.values():
+        for factor in factors[shared:]:
+            assert factor.grad[1].any()
+            assert not factor.grad[[0, 2]].any()
+
+
+def test_offsets_of_a_text_encoder_serve_all_rows_alike(sd):
+    path = next(path for path in text_sites(sd))
+    site = text_sites(sd)[path]
+    rows = {path: (torch.zeros(2, 1, site.in_dim), torch.zeros(2, site.out_dim, 1))}
     with (
         pytest.raises(Refusal, match="cannot differ from row to row"),
         edited(sd, Edit((LowRankEdit(rows, 1.0),), About("test"))),

@@ -585,3 +585,44 @@ def test_what_cannot_be_an_encoder_is_refused(backbone):
         personalize(backbone, encoder, batch_of(backbone).pictures[:0])
     with pytest.raises(Refusal, match="class is empty"):
         personalize(backbone, encoder, batch_of(backbone).pictures, class_word=" ")
+
+
+# Offsets everywhere
+
+
+def test_offsets_between_bases_stand_on_every_layer_begin_at_nothing_and_are_all_trained(tmp_path):
+    book = Backbone.load(device="cpu")
+    encoder = replace(SMALL, bases=True, rank=3).network(book)
+    batch = batch_of(book)
+    low = encoder(batch).of(LowRankEdit)[0]
+    assert set(low.factors) == {site.path for site in sites_of(book, layers=True)}
+    assert all(not up.any() and down.abs().min() > 0 for down, up in low.factors.values())
+    with edited(book, encoder(batch)):
+        new = denoised(book, batch, batch.prompts)
+    assert torch.equal(new, denoised(book, batch, [p.replace("<it>", "thing") for p in batch.prompts]))
+
+    seen = {name: [] for name, _ in encoder.named_parameters()}
+    for name, parameter in encoder.named_parameters():
+        parameter.register_hook(lambda grad, name=name: seen[name].append(grad.abs().sum().item()))
+    phase = Phase({"trunk": 1e-3, "embedder": 1e-3, "hyper": 1e-2})
+    fit(book, encoder, lambda step, chance: batch, (phase,), steps=2)
+    for name, (first, second) in seen.items():
+        assert second > 0, name
+        assert (first > 0) == name.startswith(("hyper.between", "embedder.leave.")), name
+
+    with torch.no_grad():
+        encoder.hyper.between.weight.mul_(30)  # so that rows differ visibly
+    edit = encoder(batch)
+    with edited(book, edit):
+        together = denoised(book, batch, batch.prompts)
+    for number in range(2):
+        with edited(book, row(edit, number)):
+            alone = denoised(book, batch, batch.prompts)[number]
+        torch.testing.assert_close(alone, together[number], rtol=0, atol=1e-4 * together[number].std().item())
+    assert (together - new).abs().max() > 1e-3
+    encoder.save(tmp_path / "e.safetensors", torch.float32)
+    again = DateEncoder.load(tmp_path / "e.safetensors", book)
+    for mine, theirs in zip(encoder.parameters(), again.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    tuned = personalize(book, again, batch.pictures[:1], class_word="cat", steps=1, settings=Tuning(batch=2, blend=1.0))
+    assert set(tuned.of(LowRankEdit)[0].factors) == set(low.factors)

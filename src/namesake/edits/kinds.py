@@ -92,7 +92,7 @@ class LowRankEdit:
     `factors` maps a site's path to `(down [r, in], up [out, r])`. With a leading batch axis on both there is one offset
     for each row of the batch; they are then applied to activations, and no weight per sample is ever built.
 
-    Sites outside the U-Net's attentions are always in the weights: they serve every row and have no batch axis. Both
+    Sites outside the U-Net's attentions serve every row; in the weights, or one for each row. Both
     paths of a `SecondPath` see the same input there, so equation 3 makes of them `W + blend * (alpha / r) up @ down`;
     those of a text encoder serve both paths in this form too.
     """

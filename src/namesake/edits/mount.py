@@ -4,8 +4,9 @@
 the model as it was, to the bit and object by object. Two mechanisms:
 
 - What the whole batch shares and is linear in the weights is merged into a copy, and the parameter object is swapped.
-  So are offsets outside the U-Net's attentions: no text reaches the layers there, so nothing could tell their rows
-  apart, and the text encoders' states are what rows are told apart by.
+  So are offsets outside the U-Net's attentions: no text reaches the layers there, so nothing could tell on which rows
+  they are to act, and the text encoders' states are what rows are told apart by. With one for each row of the batch,
+  which then must be all rows that there are, those of the U-Net are hooks too.
 - Everything else is hooks. A hook reads its buffers and its arguments. Which rows an edit acts on is told by features
   that travel with the text states: a transformer block reads them from its own arguments and holds them, for the time
   of its call, for the attentions and projections inside, since self-attention receives no text. diffusers checkpoints
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -250,8 +252,12 @@ class Mount:
         inside = [path for path in layout.ranks if path in sites]
         outside = {path: layer_at(backbone, path) for path in layout.ranks if path not in sites}
         self._outside = {id(module): path for path, module in outside.items()}
-        if self._outside and layout.batch is not None:
-            raise Refusal("Offsets outside the attentions cannot differ from row to row; give one for all rows.")
+        rowwise = layout.batch is not None
+        if rowwise and any(path.startswith("text_encoder") for path in outside):
+            raise Refusal("Offsets of a text encoder cannot differ from row to row; give one for all rows.")
+        self._rowwise: dict[str, list[tuple[float, Tensor, Tensor]]] = {path: [] for path in outside if rowwise}
+        for path in self._rowwise:
+            self._undo.append(outside[path].register_forward_hook(functools.partial(self._add_rows, path)).remove)
         self._merged = layout.merged and all(type(unet.get_submodule(path)) is nn.Linear for path in inside)
         self._hooked = bool(inside) and not self._merged
         self._width = sum(embedding(encoder).shape[1] for encoder in backbone.text_encoders)
@@ -279,7 +285,7 @@ class Mount:
         if self._hooked or layout.paths == "both":
             self._install_blocks()
         swaps = [(self._slots[path].module, "weight") for path in self._slots if self._merged]
-        swaps += [(module, "weight") for module in outside.values()]
+        swaps += [(module, "weight") for path, module in outside.items() if path not in self._rowwise]
         for name in layout.weights:
             found = owner(backbone, name)
             if found is None:
@@ -362,6 +368,7 @@ class Mount:
         for path, slot in self._slots.items():
             slot.load(loads[path])
         self._batch = next((low.batch for low in lows if low.batch is not None), None)
+        self._rowwise = {path: [(share * f, down, up) for _, f, down, up in loads[path]] for path in self._rowwise}
         self._put_back()
         self._load_weights(edit, scale, loads, share)
         for reader in self._readers:
@@ -516,7 +523,7 @@ class Mount:
                 f"The prompt embeddings ({found}; {sum(widths)} are wanted) were not made in this `edited` "
                 "context; encode the prompt inside it."
             )
-        if self._batch is not None and self._hooked and self._batch != len(states):
+        if self._batch is not None and (self._hooked or self._rowwise) and self._batch != len(states):
             raise Refusal(
                 f"The edit holds offsets for each of {self._batch} rows, the batch has {len(states)}; give "
                 "one row for each."
@@ -597,6 +604,31 @@ class Mount:
         """The hook on a site."""
         scope = self._scope
         return None if scope is None else output + slot.offset(args[0], scope.active).to(output.dtype)
+
+    def _add_rows(self, path: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        """The hook on a layer outside the attentions whose offsets differ from row to row."""
+        if self._aside or self._batch is None:
+            return None
+        for factor, down, up in self._rowwise[path]:
+            rows = (down.expand(len(output), *down.shape[-2:]), up.expand(len(output), *up.shape[-2:]))
+            output = output + (factor * _row_by_row(module, args[0], *rows)).to(output.dtype)
+        return output
+
+
+def _row_by_row(
+    module: nn.Module, x: Float[Tensor, "B ..."], down: Float[Tensor, "B r _in"], up: Float[Tensor, "B _out r"]
+) -> Float[Tensor, "B ..."]:
+    """What each row's own offset of a linear map or convolution makes of that row."""
+    if not isinstance(module, nn.Conv2d):
+        flat = x.reshape(len(x), -1, x.shape[-1])
+        return (flat @ down.to(x).mT @ up.to(x).mT).reshape(*x.shape[:-1], -1)
+    conv = functools.partial(F.conv2d, stride=module.stride, padding=module.padding, dilation=module.dilation)
+    if down.stride(0) == 0:  # expanded: one for all rows, and three times as fast so
+        seen = conv(x, down[0].to(x).unflatten(-1, module.weight.shape[1:]))
+    else:  # a row is a group of channels of one picture
+        kernels = down.to(x).unflatten(-1, module.weight.shape[1:]).flatten(0, 1)
+        seen = conv(x.reshape(1, -1, *x.shape[2:]), kernels, groups=len(x)).unflatten(1, (len(x), -1))[0]
+    return (up.to(x) @ seen.flatten(2)).unflatten(2, seen.shape[2:])
 
 
 def _states(place: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

@@ -39,7 +39,7 @@ from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, sket
 from namesake.edits.base import embedding, number, same_base
 from namesake.edits.file import write
 from namesake.errors import Refusal
-from namesake.nets.encoder import Hypernetwork, TokenEmbedder, Trunk
+from namesake.nets.encoder import BasisHypernetwork, Hypernetwork, TokenEmbedder, Trunk
 from namesake.train.examples import Examples, check_shown, describe, endings
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
 from namesake.train.pretrain import gathered
@@ -173,7 +173,9 @@ def with_class(named: Float[Tensor, "1 n _E"], given: tuple[Float[Tensor, "_m _E
 class Date:
     """Settings of an encoder and its pre-training; they are kept in its file. Defaults suit Stable Diffusion.
 
-    vectors: of a word, 1..4. rank: of the offsets, 0 (none: no hypernetwork) to 64; their alpha equals it. base_word:
+    vectors: of a word, 1..4. rank: of the offsets, 0 (none: no hypernetwork) to 64; their alpha equals it. bases: they are
+    on every linear map and convolution, between learned bases (`BasisHypernetwork`); a U-Net without attention on its finest
+    level shows little of what attentions alone are told. base_word:
     where words start, one token of the model. named: they start instead at what the model's own image encoder takes the
     picture for, words between real words (`Features.named`): of one vector at the thing, of two at its color and the
     thing; for models that have an image encoder. context: the sentences of pre-training say of each picture what that
@@ -194,6 +196,7 @@ class Date:
     base_word: str = "object"
     named: bool = False
     context: bool = False
+    bases: bool = False
     width: int = 512
     blocks: int = 2
     layers: int = 2
@@ -270,10 +273,11 @@ class DateEncoder(EditModule):
                 f"The model {backbone.name} has {len(self.real[0])} whole words, fewer than the {settings.neighbours} "
                 "neighbours of the loss; ask for fewer."
             )
+        sites = sites_of(backbone, settings.bases)
         self.sizes = [number(real.square().mean().sqrt()) for real in self.real]
         self.squares = {
             site.path: number(backbone.unet.get_submodule(site.path).weight.detach().float().square().sum())
-            for site in backbone.sites
+            for site in sites
         }
         self._origin: Tensor | None = None
         base = [
@@ -284,9 +288,8 @@ class DateEncoder(EditModule):
             torch.default_generator.manual_seed(seed)
             self.trunk = Trunk(self.features.widths, settings.width, settings.blocks)
             self.embedder = TokenEmbedder(settings.width, base, self.sizes)
-            self.hyper = (
-                Hypernetwork(backbone.sites, settings.width, settings.rank, settings.layers) if settings.rank else None
-            )
+            kind = BasisHypernetwork if settings.bases else Hypernetwork
+            self.hyper = kind(sites, settings.width, settings.rank, settings.layers) if settings.rank else None
         if weights is not None:
             wanted = {name: tensor.shape for name, tensor in self.state_dict().items()}
             if wanted != {name: tensor.shape for name, tensor in weights.items()}:

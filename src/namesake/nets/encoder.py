@@ -107,29 +107,19 @@ class TokenEmbedder(nn.Module):
         return tuple(words)
 
 
-class Hypernetwork(nn.Module):
-    """From the picture to the factors A [D_in, r] and B [r, D_out] of every attention projection (equation 4).
-
-    One output layer for all would have hundreds of millions of weights. Here each site has a query, to which the whole
-    picture is added, and the queries look at each other and at the places of the picture. The output layers are shared
-    by all sites of one width, so their size does not grow with the depth of the U-Net.
-
-    B's output layers are zero, so that no weight changes at first. A's are not, or no gradient would ever reach either:
-    A begins with the spread of an ordinary LoRA, 1 / sqrt(D_in), which keeps the size of what it reads. What the output
-    layers read is divided by sqrt(D), so that a step of Adam moves a factor as far as it would if the factor itself were
-    trained at about sqrt(D) times the rate (1e-3 to 2e-3 for the paper's 1e-4), and not at D times.
+class Decoder(nn.Module):
+    """A state for each site of the whole picture: each has a query, to which the whole picture is added, and the queries look
+    at each other and at the places of the picture.
 
     Args:
-        sites: whose factors are wanted.
+        sites: how many.
         width: D, a multiple of 32.
-        rank: r, 1 or more.
         layers: of the decoder.
     """
 
-    def __init__(self, sites: Sequence[Site], width: int, rank: int, layers: int) -> None:
+    def __init__(self, sites: int, width: int, layers: int) -> None:
         super().__init__()
-        self.sites, self.rank = tuple(sites), rank
-        self.queries = nn.Parameter(torch.randn(len(self.sites), width))
+        self.queries = nn.Parameter(torch.randn(sites, width))
         self.whole = nn.Linear(width, width)
         self.places = nn.LayerNorm(width)
         # One by one: nn.TransformerDecoder copies its layer, so that all would begin alike.
@@ -146,6 +136,36 @@ class Hypernetwork(nn.Module):
             for _ in range(layers)
         )
         self.leave = nn.LayerNorm(width)
+
+    def forward(self, places: Float[Tensor, "B T D"], whole: Float[Tensor, "B D"]) -> Float[Tensor, "B _S D"]:
+        """Divided by sqrt(D), so that a step of Adam on what reads it moves a factor as far as it would if the factor itself
+        were trained at about sqrt(D) times the rate (1e-3 to 2e-3 for the paper's 1e-4), and not at D times."""
+        states, places = self.queries + self.whole(whole)[:, None], self.places(places)
+        for layer in self.layers:
+            states = layer(states, places)
+        return self.leave(states) * states.shape[-1] ** -0.5
+
+
+class Hypernetwork(nn.Module):
+    """From the picture to the factors A [D_in, r] and B [r, D_out] of every attention projection (equation 4).
+
+    One output layer for all would have hundreds of millions of weights. Here each site has a state (`Decoder`), and the
+    output layers are shared by all sites of one width, so their size does not grow with the depth of the U-Net.
+
+    B's output layers are zero, so that no weight changes at first. A's are not, or no gradient would ever reach either:
+    A begins with the spread of an ordinary LoRA, 1 / sqrt(D_in), which keeps the size of what it reads.
+
+    Args:
+        sites: whose factors are wanted.
+        width: D, a multiple of 32.
+        rank: r, 1 or more.
+        layers: of the decoder.
+    """
+
+    def __init__(self, sites: Sequence[Site], width: int, rank: int, layers: int) -> None:
+        super().__init__()
+        self.sites, self.rank = tuple(sites), rank
+        self.decoder = Decoder(len(self.sites), width, layers)
         self._in = _by_width([site.in_dim for site in self.sites])
         self._out = _by_width([site.out_dim for site in self.sites])
         self.a = nn.ModuleDict({str(wide): nn.Linear(width, rank * wide) for wide in self._in})
@@ -161,10 +181,7 @@ class Hypernetwork(nn.Module):
         self, places: Float[Tensor, "B T D"], whole: Float[Tensor, "B D"]
     ) -> dict[str, tuple[Float[Tensor, "B r _in"], Float[Tensor, "B _out r"]]]:
         """For each site's path the transposes of A and B, which is how `LowRankEdit` holds them: down and up."""
-        states, places = self.queries + self.whole(whole)[:, None], self.places(places)
-        for layer in self.layers:
-            states = layer(states, places)
-        states = self.leave(states) * states.shape[-1] ** -0.5
+        states = self.decoder(places, whole)
         downs, ups = [torch.empty(0)] * len(self.sites), [torch.empty(0)] * len(self.sites)
         for wide, members in self._in.items():
             a = self.a[str(wide)](states[:, members]).unflatten(2, (self.rank, wide))
@@ -175,6 +192,41 @@ class Hypernetwork(nn.Module):
             for place, up in zip(members, b.unbind(1), strict=True):
                 ups[place] = up
         return {site.path: (down, up) for site, down, up in zip(self.sites, downs, ups, strict=True)}
+
+
+class BasisHypernetwork(nn.Module):
+    """The same on every linear map and convolution, too many and too wide for factors to be predicted outright.
+
+    Each site has two bases, learned and shared by all pictures, D_in to r and r to D_out; a picture gives r x r numbers
+    between them, from one output layer for all sites (as HyperDreamBooth's, whose bases are drawn at random): A is the first
+    basis, B the numbers times the second one. The output layer is zero, so that no weight changes at first.
+
+    Args:
+        sites: whose factors are wanted.
+        width: D, a multiple of 32.
+        rank: r, 1 or more.
+        layers: of the decoder.
+    """
+
+    def __init__(self, sites: Sequence[Site], width: int, rank: int, layers: int) -> None:
+        super().__init__()
+        self.sites, self.rank = tuple(sites), rank
+        self.decoder = Decoder(len(self.sites), width, layers)
+        self.a = nn.ParameterList(torch.randn(rank, site.in_dim) * site.in_dim**-0.5 for site in self.sites)
+        self.b = nn.ParameterList(torch.randn(site.out_dim, rank) * rank**-0.5 for site in self.sites)
+        self.between = nn.Linear(width, rank * rank)
+        nn.init.zeros_(self.between.weight)
+        nn.init.zeros_(self.between.bias)
+
+    def forward(
+        self, places: Float[Tensor, "B T D"], whole: Float[Tensor, "B D"]
+    ) -> dict[str, tuple[Float[Tensor, "B r _in"], Float[Tensor, "B _out r"]]]:
+        """As `Hypernetwork`."""
+        between = self.between(self.decoder(places, whole)).unflatten(2, (self.rank, self.rank)).unbind(1)
+        return {
+            site.path: (a.expand(len(numbers), -1, -1), b @ numbers)
+            for site, a, b, numbers in zip(self.sites, self.a, self.b, between, strict=True)
+        }
 
 
 def _by_width(widths: list[int]) -> dict[int, list[int]]:
