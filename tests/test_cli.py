@@ -176,6 +176,11 @@ def test_show_says_what_a_concept_is(capsys, backbone, concept):
         for word in ("<my-cat>", "cat", "cold start", backbone.name, "128 sites", "blend 0.25", "seed 3", "torch"):
             assert word in line
     assert "not at hand" in short
+    with pytest.MonkeyPatch.context() as patch:  # what cannot be looked up hides nothing else
+        patch.setenv("NAMESAKE_MODEL", "./no-such-model")
+        assert cli.main(["show", str(concept)]) == 0
+    assert capsys.readouterr().out == short
+    assert "not at hand" in recipes.show(concept, "picturebook")  # another base
     nearest = next(line for line in text.splitlines() if line.startswith("nearest"))
     assert nearest.split()[2] == "cat"  # one step away from it
     assert float(nearest.split()[3].rstrip(",")) > 0.9
@@ -422,6 +427,13 @@ def test_prompts(capsys, one_model, concept):
     refused(capsys, "generate", "a cat " * 60 + "<my-cat>", *arguments, words=("too long", "<my-cat>"))
     assert cli.main(["generate", "a cat on the beach", *arguments]) == 0
     assert "does not hold the word <my-cat>" in capsys.readouterr().err.replace("\n", " ")
+    assert cli.main(["generate", "<my-cat> with <your-cat>", *arguments]) == 0
+    assert "No concept brings the word <your-cat>;" in capsys.readouterr().err.replace("\n", " ")
+    refused(capsys, "generate", "<it>", "--picture", "cat.png", "--class", "", words=("class", "no word"))
+    refused(
+        capsys, "personalize", "one.png", "two.png", "--together", "--method", "custom-diffusion",
+        "--word", "<it>", "--word", "<it>", words=("share the words",),
+    )  # fmt: skip
     assert cli.main(["generate", "<my-cat> " + "and a cat " * 60, *arguments]) == 0
     assert "too long" in capsys.readouterr().err
 

@@ -7,8 +7,11 @@ import torch
 from minis import KINDS
 
 from namesake.backbone import Backbone
+from namesake.edits import Edit, edited
 from namesake.errors import Refusal
 from namesake.generate import generate
+from namesake.methods.cold_start import ColdStart
+from namesake.train.tune import personalize
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,37 @@ def test_without_edits_it_is_diffusers_to_the_bit(kind: str, scheduler: str, bac
     pipeline.scheduler = own
     assert np.array_equal(np.stack([picture.pixels for picture in ours]), (theirs * 255).round().astype("uint8"))
     assert len({picture.pixels.tobytes() for picture in ours}) == 4
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_a_pipeline_of_ones_own_draws_the_same_with_an_edit(kind: str, backbones: dict[str, Backbone], tmp_path: Path):
+    """As the README has it: a vanilla diffusers pipeline, its own call, guidance and two pictures a prompt."""
+    backbone, chance = backbones[kind], torch.Generator().manual_seed(0)
+    method = ColdStart(word_rate=1e-2, offset_rate=1e-2, looks=False, batch=1)
+    picture = torch.randint(0, 256, (1, backbone.size, backbone.size, 3), dtype=torch.uint8, generator=chance)
+    personalize(backbone, method, picture, word="<my-cat>", class_word="cat", steps=2).save(
+        tmp_path / "cat.safetensors"
+    )
+    prompts, seeds = ["<my-cat> on the beach", "a red dog"], [5, 6, 5, 6]
+    edit = Edit.load(tmp_path / "cat.safetensors")
+    ours = generate(backbone, prompts, edit, count=2, seed=5, steps=3, guidance=4.0, scheduler="ddim")
+    plain = generate(backbone, prompts, count=2, seed=5, steps=3, guidance=4.0, scheduler="ddim")
+    assert not np.array_equal(ours[0].pixels, plain[0].pixels)
+
+    pipe = backbone.pipeline
+    own, pipe.scheduler = pipe.scheduler, backbone.scheduler("ddim")
+    pipe.set_progress_bar_config(disable=True)
+    with edited(Backbone.from_pipeline(pipe), edit):
+        theirs = pipe(
+            prompts,
+            num_images_per_prompt=2,
+            num_inference_steps=3,
+            guidance_scale=4.0,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="np",
+        ).images
+    pipe.scheduler = own
+    assert np.array_equal(np.stack([picture.pixels for picture in ours]), (theirs * 255).round().astype("uint8"))
 
 
 def test_a_picture_depends_on_its_seed_alone(backbones: dict[str, Backbone]):

@@ -121,7 +121,7 @@ def personalize(
     names = made.edit.placeholders
     seconds = sum(made.seconds.values())
     print(f"{made.path}: {' '.join(names)}, {made.path.stat().st_size / 1000:,.0f} kB, {seconds:.1f} s")
-    other = "" if model == "picturebook" or os.environ.get("NAMESAKE_MODEL") == model else f" --model {_quoted(model)}"
+    other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == model else f" --model {_quoted(model)}"
     print(f'Next: namesake generate "{" next to ".join(names)} on the beach" --concept {_quoted(made.path)}{other}')
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import secrets
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,11 +148,12 @@ def personalize(
     words, classes = _for_each("words", word, len(groups)), _for_each("classes", class_word, len(groups))
     priors = _for_each("folders of pictures of the class", prior or None, len(groups))
     for name in classes:
-        if name is not None and not re.fullmatch(r"[^\W\d_]+([ '-][^\W\d_]+)*", name):
-            raise Refusal(f"The class {name!a} is no word; say what the picture shows, such as cat.")
-    for name in words:
-        if name is not None:
-            _well_formed(name)
+        _class_well_formed(name)
+    named = [name for name in words if name is not None]
+    for name in named:
+        _well_formed(name)
+    if len(set(named)) < len(named):
+        raise Refusal(f"{len(groups)} concepts share the words {', '.join(named)}; a word for each is wanted.")
     if output is not None:
         output = _concept_place(Path(output))
     chosen = method_of(method or COLD_START, "")  # refused before anything is read
@@ -268,6 +270,7 @@ def generate_pictures(
     for name, value, low, high in (("guidance", guidance, 0, 100), ("blend", blend, 0, 1), ("size", size, 8, 4096)):
         if value is not None:
             _number(name, value, low, high)
+    _class_well_formed(class_word)
     if not prompt.strip():
         raise Refusal('The prompt is empty; say what to draw, such as "<my-cat> on the beach".')
     if not prompt.isprintable():
@@ -426,7 +429,8 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     titles = ["the picture", *(prompt.format("...") for prompt in DEMO_PROMPTS)]
     image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
     save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
-    command = f'namesake generate "{word} in the snow" --concept {concept}'
+    other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == "picturebook" else " --model picturebook"
+    command = f'namesake generate "{word} in the snow" --concept {shlex.quote(str(concept))}{other}'
     return Demo(sheet, concept, clock.seconds, peak_memory(), command)
 
 
@@ -529,6 +533,8 @@ def _teach(
                     f"The model {backbone.name} knows only its own drawings, and this picture does not look like one; "
                     "name a model of photographs with --model."
                 )
+    if unknown := sorted({word for one in asked for word in backbone.unknown_words(one.class_word or "")}):
+        report.warn(_unknown(backbone, unknown))
     options: dict[str, Any] = {"seed": seed} | ({} if steps is None else {"steps": steps})
     network = encoder_of(backbone, encoder, report) if name is None else None
     if name is None:
@@ -560,7 +566,7 @@ def _teach(
         if class_word is None:
             class_word, near = class_of(backbone, pixels)
             reason = "it looks most like that" if near is not None else "this model cannot see pictures"
-            report.say(f'taking it for "{class_word}", as {reason}; say better with --class')
+            report.warn(f'The picture is taken for "{class_word}", as {reason}; say better with --class.')
         word = one.word or _word_for(class_word, [other.word for other in concepts])
         check_word(word, backbone.tokenizers)
         concepts.append(tune.Shown(pixels, word, class_word, masks))
@@ -632,7 +638,13 @@ def class_pictures(
     made = f"{prompt} {backbone.size} {backbone.guidance}".encode()
     base = hashlib.sha256(sketch(backbone).numpy().tobytes() + made).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = _folder(cache / "namesake" / "prior" / f"{_slug(prompt)}-{base}")
+    try:
+        place = _folder(cache / "namesake" / "prior" / f"{_slug(prompt)}-{base}")
+    except Refusal:
+        raise Refusal(
+            f'Pictures of the class cannot be kept in "{cache}"; name another folder with XDG_CACHE_HOME, or give pictures '
+            "of your own with --prior."
+        ) from None
     found: dict[int, np.ndarray] = {}
     for number in range(count):
         with suppress(Refusal):
@@ -655,13 +667,21 @@ def class_pictures(
     return torch.from_numpy(np.stack([found[number] for number in range(count)]))
 
 
+def _unknown(backbone: "Backbone", words: Sequence[str]) -> str:
+    some = f"words {', '.join(words)}" if len(words) > 1 else f"word {words[0]}"
+    return f"The model {backbone.name} never saw the {some}."
+
+
 def _check_prompt(backbone: "Backbone", prompt: str, edits: "Sequence[Edit]", report: Report) -> None:
     """Refuse a prompt whose new words would be cut off; warn of one whose end is, and of words never seen."""
     from namesake.edits import TokenEdit
 
     if unknown := backbone.unknown_words(prompt):
-        some = f"words {', '.join(unknown)}" if len(unknown) > 1 else f"word {unknown[0]}"
-        report.warn(f"The model {backbone.name} never saw the {some}.")
+        report.warn(_unknown(backbone, unknown))
+    brought = {word for edit in edits for word in edit.placeholders}
+    for word in dict.fromkeys(re.findall(r"<[^<>\s]+>", prompt)):
+        if word not in brought:
+            report.warn(f"No concept brings the word {word}; name its file with --concept.")
     # A new word takes as many places as it has vectors; a real word for each of them makes the prompt as long.
     filler = backbone.real_words()[0].text
     lengths = {
@@ -683,11 +703,12 @@ def _check_prompt(backbone: "Backbone", prompt: str, edits: "Sequence[Edit]", re
 
 
 def _nearest(edit: "Edit", model: "str | Path | Backbone | None", count: int) -> list[tuple[str, float]]:
-    """The real words whose vectors lie nearest to the (mean) vector of the edit's first word, with their cosine."""
+    """The real words whose vectors lie nearest to the (mean) vector of the edit's first word, with their cosine; none where
+    the model is not at hand or not the edit's base."""
     import torch
 
     from namesake.backbone import Backbone
-    from namesake.edits import TokenEdit
+    from namesake.edits import TokenEdit, check_base
 
     words = edit.of(TokenEdit)
     # A hub id in somebody's file starts no download.
@@ -696,16 +717,11 @@ def _nearest(edit: "Edit", model: "str | Path | Backbone | None", count: int) ->
         return []
     try:
         backbone = base if isinstance(base, Backbone) else Backbone.load(base)
+        check_base(edit, backbone)
     except Refusal:
-        if model is not None:
-            raise
         return []
     table = backbone.text_encoders[0].get_input_embeddings().weight.detach().float().cpu()
     vector = words[0].vectors[0].float().reshape(-1, words[0].vectors[0].shape[-1]).mean(0)
-    if len(vector) != table.shape[1]:
-        raise Refusal(
-            f"The model {backbone.name} has another architecture than the base of this concept; name that one."
-        )
     real = backbone.real_words()
     vectors = torch.stack([table[one.ids[0]] for one in real])
     near = torch.cosine_similarity(vectors, vector[None])
@@ -716,6 +732,11 @@ def _nearest(edit: "Edit", model: "str | Path | Backbone | None", count: int) ->
 def _number(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # false for nan
         raise Refusal(f"The {name} is {value}; a number from {low:,} to {high:,} is wanted.")
+
+
+def _class_well_formed(name: str | None) -> None:
+    if name is not None and not re.fullmatch(r"[^\W\d_]+([ '-][^\W\d_]+)*", name):
+        raise Refusal(f"The class {name!a} is no word; say what the picture shows, such as cat.")
 
 
 def _well_formed(word: str) -> None:

@@ -256,6 +256,17 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, width, height):
     assert peak < 5e6
 
 
+def test_a_strip_of_a_picture_is_refused_and_a_long_one_stays_small(tmp_path, monkeypatch):
+    Image.new("RGB", (8000, 16)).save(tmp_path / "strip.png")
+    refused(tmp_path / "strip.png", "8000 x 16", "32 times")
+    Image.new("RGB", (20_000, 700)).save(tmp_path / "long.png")
+    height, width = read_picture(tmp_path / "long.png").pixels.shape[:2]
+    assert width < 8 * WORKING_SIDE
+    assert abs(width / height - 20_000 / 700) < 1
+    monkeypatch.setattr("namesake.data.pictures.MAX_BYTES", 100)
+    refused(tmp_path / "long.png", "GiB")
+
+
 def test_folders(tmp_path, painted):
     with pytest.raises(Refusal, match="holds no pictures"):
         read_pictures([tmp_path])

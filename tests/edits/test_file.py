@@ -169,6 +169,8 @@ NOTES = {
     "words that are numbers": (set_part(1, "words", [1]), "no text"),
     "another place": (set_part(2, "where", "everywhere"), "everywhere"),
     "settings that are a list": (set_about("settings", []), "for settings"),
+    "a class without end": (set_about("class_word", "cat" * 1000), "3,000 letters"),
+    "a hard word without end": (set_part(2, "hard_word", "cat" * 1000), "3,000 letters"),
 }
 
 
@@ -250,6 +252,20 @@ def test_hostile_files(file):
         Edit.load(file.with_name("missing"))
     with pytest.raises(Refusal, match="cannot be read"):
         Edit.load(file.parent)
+
+
+@pytest.mark.parametrize("kind", [["F32"], {"F": 32}, 7, None])
+def test_a_type_that_is_no_name_and_a_file_that_would_act_on_the_terminal(file, kind):
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["0.vectors.0"]["dtype"] = kind
+    text = json.dumps(header).encode()
+    odd = file.with_name("a\x1b[2J.safetensors")
+    odd.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    with pytest.raises(Refusal, match="is of type") as refused:
+        Edit.load(odd)
+    assert str(refused.value).isprintable()
 
 
 def test_a_long_header(file, monkeypatch):

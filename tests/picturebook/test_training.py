@@ -243,6 +243,13 @@ def test_bad_names_are_refused(tmp_path):
         train.main("tpu", tmp_path)
     with pytest.raises(Refusal, match="no stage 'unett'"):
         train.main("cpu", tmp_path, stage="unett")
+    for stage in ("tokenizer", "drawings", "judge", ""):
+        with pytest.raises(Refusal, match="A number of steps was given"):
+            train.main("cpu", tmp_path / "work", tmp_path / "model", stage=stage, steps=5)
+    for stage, lacking in (("autoencoder", "drawings"), ("unet", "drawings"), ("text_encoder", "tokenizer")):
+        with pytest.raises(Refusal, match=f"There is no {lacking} in"):
+            train.main("cpu", tmp_path / "work", tmp_path / "model", stage=stage)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_captions_thing_and_its_looks_are_read_from_its_words():

@@ -23,6 +23,9 @@ from namesake.errors import Refusal
 # decoded picture to 0.5 GB.
 MAX_PIXELS = 2**27
 MIN_SIDE = 16
+# A picture of one colour along its long edges is padded to a square, whose memory goes with the square of the long side.
+MAX_ASPECT = 32
+MAX_BYTES = 2**30
 # No model draws larger, so a picture is brought down to this short side (by whole numbers) as soon as it is decoded.
 WORKING_SIDE = 2048
 
@@ -129,6 +132,11 @@ def decode_picture(data: bytes, path: Path, mask_from_alpha: bool = False, uprig
             raise Refusal(
                 f"The picture {_name(path)} is only {width} x {height} pixels; "
                 f"at least {MIN_SIDE} on each side are needed, so give a larger one."
+            )
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise Refusal(
+                f"The picture {_name(path)} is {width} x {height} pixels, more than {MAX_ASPECT} times as long as wide; cut "
+                "it to what it shows."
             )
         if width * height > MAX_PIXELS:
             raise Refusal(
@@ -237,6 +245,11 @@ def _bytes(path: Path) -> bytes:
             raise Refusal(f"{_name(path)} is a folder where a picture file is wanted; name a file in it.")
         if path.exists() and not path.is_file():
             raise Refusal(f"{_name(path)} is not an ordinary file; give a picture file.")
+        if path.exists() and path.stat().st_size > MAX_BYTES:
+            raise Refusal(
+                f"The file {_name(path)} has {path.stat().st_size / 2**30:,.1f} GiB, more than the 1 that is read; make it "
+                "smaller first."
+            )
         data = path.read_bytes()
     except FileNotFoundError:
         raise Refusal(f"There is no file {_name(path)}; check the name and the folder.") from None
@@ -283,7 +296,7 @@ def _decode(image: Image.Image, path: Path, mask_from_alpha: bool, upright: bool
     cut_out = image.has_transparency_data
     if cut_out or image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("RGBA" if cut_out else "RGB")
-    factor = min(image.size) // WORKING_SIDE
+    factor = max(min(image.size) // WORKING_SIDE, max(image.size) // (4 * WORKING_SIDE))
     if factor > 1:
         image = image.reduce(factor)
     alpha = image.getchannel("A") if cut_out else None

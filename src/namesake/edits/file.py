@@ -23,6 +23,7 @@ from namesake.errors import Refusal
 FORMAT = 1
 MAX_HEADER = 16 * 2**20  # SDXL's 560 sites make 130 KB, all its parameters 400 KB
 KINDS: dict[type, str] = {TokenEdit: "word", LowRankEdit: "low rank", SecondPath: "second path", WeightEdit: "weights"}
+MAX_TEXT = 500  # letters of a word, a class, a name; what is longer says nothing to a person
 STORED = {"F16", "BF16", "F32", "F64"}
 
 
@@ -121,9 +122,9 @@ def load(path: Path) -> Edit:
         note, shapes = _note(path, header), _shapes(path, header)
         tensors = load_file(path)
     except OSError as reason:
-        raise Refusal(f"The concept file {path} cannot be read: {reason.strerror or reason}.") from None
+        raise Refusal(f"The concept file {_named(path)} cannot be read: {reason.strerror or reason}.") from None
     except SafetensorError as reason:
-        raise Refusal(f"The concept file {path} is damaged ({reason}); get it or make it again.") from None
+        raise Refusal(f"The concept file {_named(path)} is damaged ({reason}); get it or make it again.") from None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             _refuse(path, f"its tensor {name} holds values that are not finite")
@@ -132,8 +133,13 @@ def load(path: Path) -> Edit:
     return _edit(path, note, {name: tensor.float() for name, tensor in tensors.items()})
 
 
+def _named(path: Path) -> str:
+    """A file's name without what would act on a terminal."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
+
+
 def _refuse(path: Path, what: str) -> NoReturn:
-    raise Refusal(f"The concept file {path} is damaged or not a concept: {what}; get it or make it again.")
+    raise Refusal(f"The concept file {_named(path)} is damaged or not a concept: {what}; get it or make it again.")
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -144,7 +150,7 @@ def _header(path: Path) -> dict[str, Any]:
         if length is None or length > size - 8 or file.read(1) != b"{":
             if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
                 raise Refusal(
-                    f"The concept file {path} is a pickle, which can run code and is never opened; get the "
+                    f"The concept file {_named(path)} is a pickle, which can run code and is never opened; get the "
                     "concept as .safetensors."
                 )
             found = (
@@ -171,7 +177,7 @@ def _note(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     metadata = header.get("__metadata__")
     text = metadata.get("namesake") if isinstance(metadata, dict) else None
     if not isinstance(text, str):
-        raise Refusal(f"{path} is a .safetensors file but not a concept; make one with `namesake personalize`.")
+        raise Refusal(f"{_named(path)} is a .safetensors file but not a concept; make one with `namesake personalize`.")
     try:
         note = json.loads(text)
         _check_strings([note, list(header)])
@@ -180,7 +186,7 @@ def _note(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(note, dict) or note.get("format") != FORMAT:
         found = note.get("format") if isinstance(note, dict) else None
         raise Refusal(
-            f"The concept file {path} has the format {str(found)[:20]!r}, this version reads {FORMAT}; "
+            f"The concept file {_named(path)} has the format {str(found)[:20]!r}, this version reads {FORMAT}; "
             "update namesake, or make the concept again."
         )
     return note
@@ -194,7 +200,7 @@ def _shapes(path: Path, header: dict[str, Any]) -> dict[str, list[int]]:
         shape = entry.get("shape") if isinstance(entry, dict) else None
         if not (isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)):
             _refuse(path, f"its tensor {name} has no proper shape")
-        if entry.get("dtype") not in STORED:
+        if not isinstance(entry.get("dtype"), str) or entry["dtype"] not in STORED:
             _refuse(path, f"its tensor {name} is of type {str(entry.get('dtype'))[:20]!r}")
         kind, rank = name.partition(".")[2].partition(".")[0], {"down": 0, "up": -1}
         if kind in rank and not (len(shape) == 2 and shape[rank[kind]] <= MAX_RANK):
@@ -230,6 +236,8 @@ def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
         value = owner.get(name)
         if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
             _refuse(path, f"its description has {str(value)[:40]!r} for {name}")
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            _refuse(path, f"its {name} is {len(value):,} letters long, at most {MAX_TEXT} are allowed")
         return value
 
     def words(owner: dict[str, Any]) -> tuple[str, ...] | None:
@@ -295,6 +303,6 @@ def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
     except OverflowError:
         _refuse(path, "its description holds an absurd number")
     except Refusal as reason:
-        if str(path) in str(reason):
+        if _named(path) in str(reason):
             raise
-        raise Refusal(f"The concept file {path} is not sound. {reason}") from None
+        raise Refusal(f"The concept file {_named(path)} is not sound. {reason}") from None

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from namesake.edits.file import write
 from namesake.errors import Refusal
 from namesake.picturebook.captions import Caption
 from namesake.picturebook.concept import Concept
@@ -368,7 +369,11 @@ def main(
         n for n in (*world.categories, *world.places) if n not in (*reader.world.categories, *reader.world.places)
     ]:
         raise Refusal(f"The judge does not know {', '.join(missing)}; train it on the world of the model.")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "check.md").touch()
+    except OSError as error:
+        raise Refusal(f'The folder "{output}" cannot be written to: {error.strerror}; name another.') from None
     bars, more = measure(Backbone.load(str(folder)), reader, world, output, count, seed)
 
     table = Table(*HEADER)
@@ -381,13 +386,13 @@ def main(
     settings = {"count": count, "seed": seed, "world": asdict(world)}
     told = {"held": all(bar.held for bar in bars), "summary": last, "settings": settings,
             "bars": [asdict(bar) | {"held": bar.held, "spare": bar.spare} for bar in bars], "also": more}  # fmt: skip
-    (output / "check.json").write_text(json.dumps(_plain(told), indent=1) + "\n")
-    (output / "check.md").write_text(text)
+    write((json.dumps(_plain(told), indent=1) + "\n").encode(), output / "check.json", "figures")
+    write(text.encode(), output / "check.md", "table")
     if docs is not None:
         sheet = docs.with_name(f"{docs.stem}_check.png")
         shutil.copyfile(output / "first.png", sheet)
         shown = f"\n![Unseen prompts, drawn by the model]({sheet.name})\n"
-        docs.write_text(into_page(docs.read_text(), text + shown))
+        write(into_page(docs.read_text(), text + shown).encode(), docs, "page")
     console.print(last, soft_wrap=True, highlight=False)
     return bool(told["held"])
 

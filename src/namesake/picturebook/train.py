@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -989,7 +991,26 @@ def _drawn(preset: Preset, work: Path) -> Iterator[int]:
         done += count
 
 
+STANDS_ON = {
+    "autoencoder": ("drawings",),
+    "text_encoder": ("tokenizer",),
+    "unet": ("drawings", "tokenizer", "autoencoder"),
+    "image_encoder": ("drawings", "tokenizer"),
+    "decoder": ("drawings", "autoencoder"),
+}
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
+
+
+def _check_begun(stage: str, work: Path, model: Path) -> None:
+    """Refuse a stage alone before those that it stands on."""
+    lacking = {
+        "drawings": [f'drawings in "{work / scenes}"' for scenes in SCENES if not any((work / scenes).glob("*.json"))],
+        "tokenizer": [] if (model / "tokenizer").is_dir() else [f'tokenizer in "{model}"'],
+        "autoencoder": [] if (model / "vae").is_dir() else [f'autoencoder in "{model}"'],
+    }
+    for before in STANDS_ON.get(stage, ()):
+        if lacking[before]:
+            raise Refusal(f"There is no {lacking[before][0]}; run the stage before it first (--stage {before}).")
 
 
 def main(
@@ -1013,10 +1034,15 @@ def main(
     if stage and stage not in STAGES:
         raise Refusal(f"There is no stage {stage!r}; choose one of {', '.join(STAGES)}.")
     recipe = PRESETS[preset]
+    if steps and not hasattr(getattr(recipe, stage, None), "steps"):
+        found = f"the stage {stage} has none" if stage else "no stage was named"
+        raise Refusal(f"A number of steps was given, and {found}; name a stage that has (--stage unet).")
+    model = model or Path(__file__).parent / "model"
+    _check_begun(stage, work, model)
     if steps:
         recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), steps=steps)})
-    accelerator = Accelerator(cpu=preset == "cpu")
-    model = model or Path(__file__).parent / "model"
+    # The others wait while one process draws, or trains the judge.
+    accelerator = Accelerator(cpu=preset == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
     model.mkdir(parents=True, exist_ok=True)
     for name in (stage,) if stage else STAGES:
         if name == "tokenizer" and accelerator.is_main_process:
