@@ -115,6 +115,26 @@ def test_from_a_picture_to_pictures_of_its_word(capsys, one_model, picture):
     assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(paths[0])))
 
 
+def test_a_strip_shows_the_word_along_the_run(capsys, one_model, picture, monkeypatch):
+    from namesake import generate
+
+    drawn, original = [], generate.generate
+
+    def quick(backbone, prompts, edit, **options):
+        drawn.append((prompts, edit.about.settings.get("steps")))
+        return original(backbone, prompts, edit, **options, steps=1)
+
+    monkeypatch.setattr(generate, "generate", quick)
+    arguments = ["personalize", str(picture), "--class", "cat", "--steps", "3", "--strip", "-o", "course"]
+    assert cli.main(arguments) == 0
+    assert "course-strip.png" in capsys.readouterr().out
+    assert [prompts for prompts, _ in drawn] == [["a picture of <my-cat>"]] * 4  # after 0, 1, 2 and 3 steps
+    wide, tall = Image.open("course-strip.png").size
+    assert wide > 3 * tall / 2
+    with pytest.raises(Refusal, match="beside the concept's file"):
+        recipes.personalize([picture], class_word="cat", strip=True)
+
+
 def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch):
     teach = recipes._teach
     monkeypatch.setattr(recipes, "_teach", lambda *a, **k: teach(*a, **{**k, "steps": 1}))

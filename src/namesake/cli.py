@@ -92,6 +92,9 @@ def personalize(
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="An encoder's file or hub id, or none; else the shipped one.")
     ] = None,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Also draw the word after 0, 1, 2, 4, 8, ... steps, beside the file.")
+    ] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The concept file to write, or a folder for it.")
     ] = Path(),
@@ -114,6 +117,7 @@ def personalize(
         mask=mask or alpha,
         until_settled=until_settled,
         encoder=encoder,
+        strip=strip,
         output=output,
         report=_report(),
     )
@@ -121,6 +125,8 @@ def personalize(
     names = made.edit.placeholders
     seconds = sum(made.seconds.values())
     print(f"{made.path}: {' '.join(names)}, {made.path.stat().st_size / 1000:,.0f} kB, {seconds:.1f} s")
+    if made.strip is not None:
+        print(made.strip)
     other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == model else f" --model {_quoted(model)}"
     print(f'Next: namesake generate "{" next to ".join(names)} on the beach" --concept {_quoted(made.path)}{other}')
 

@@ -90,11 +90,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Personalized:
-    """A concept as it was made. path: its file, or None; seconds: of each stage."""
+    """A concept as it was made. path: its file, or None; seconds: of each stage; strip: the sheet of its course, or None."""
 
     edit: "Edit"
     path: Path | None
     seconds: Mapping[str, float]
+    strip: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def personalize(
     mask: "bool | Path | str | Sequence[Path | str]" = False,
     until_settled: bool = False,
     encoder: str | None = None,
+    strip: bool = False,
     output: Path | str | None = None,
     report: Report | None = None,
 ) -> Personalized:
@@ -136,7 +138,8 @@ def personalize(
     itself for a method with prior preservation. mask: where to look: True for what the alpha channel leaves, or a file for
     each picture, light where the thing is. until_settled: end before that where the loss has
     settled (`namesake.train.tune.Dvar`). encoder: a file or hub id, "none" for a cold start; by default the one shipped
-    for the model, if there is one. output: the file to write, or a folder for a file named after the word, or None to
+    for the model, if there is one. strip: also draw "a picture of <word>" after 0, 1, 2, 4, 8, ... steps, from one noise,
+    into a sheet beside the file. output: the file to write, or a folder for a file named after the word, or None to
     write nothing.
     Raises Refusal for whatever is wrong with these, before the work begins.
     """
@@ -156,6 +159,8 @@ def personalize(
         raise Refusal(f"{len(groups)} concepts share the words {', '.join(named)}; a word for each is wanted.")
     if output is not None:
         output = _concept_place(Path(output))
+    elif strip:
+        raise Refusal("A strip is written beside the concept's file; name one with output.")
     chosen = method_of(method or COLD_START, "")  # refused before anything is read
     if method is not None and encoder not in (None, "none"):
         raise Refusal(f"The method {method} uses no encoder; leave out one of the two.")
@@ -180,12 +185,16 @@ def personalize(
     asked = [_Asked(*one) for one in zip(seen, words, classes, beside, strict=True)]
     clock = _Clock()
     backbone = _backbone(model, clock, report)
-    edit = _teach(backbone, asked, clock, report, steps, seed, method, until_settled, encoder)
+    drawn = _Strip(backbone, clock) if strip else None
+    edit = _teach(backbone, asked, clock, report, steps, seed, method, until_settled, encoder, drawn)
+    sheet = None
     if output is not None:
         if output.is_dir():
             output = _unused(output / f"{edit.placeholders[0].strip('<>')}.safetensors")
         edit.save(output)
-    return Personalized(edit, output, clock.seconds)
+        if drawn is not None:
+            sheet = drawn.save(_unused(output.with_name(f"{output.stem}-strip.png")), edit)
+    return Personalized(edit, output, clock.seconds, sheet)
 
 
 def methods() -> str:
@@ -475,6 +484,31 @@ class _Asked:
     prior: "Sequence[Picture]" = ()
 
 
+class _Strip:
+    """What a tuning makes of "a picture of <word>", after some of its steps and from one noise."""
+
+    def __init__(self, backbone: "Backbone", clock: _Clock) -> None:
+        self.backbone, self.clock = backbone, clock
+        self.columns: dict[int, list[np.ndarray]] = {}
+
+    def __call__(self, done: int, edit: "Edit") -> None:
+        from namesake.generate import generate
+
+        with self.clock("drawing the strip"):
+            prompts = [f"a picture of {word}" for word in edit.placeholders]
+            self.columns[done] = [one.pixels for one in generate(self.backbone, prompts, edit, seed=0)]
+
+    def save(self, path: Path, edit: "Edit") -> Path:
+        import numpy as np
+
+        from namesake.sheet import contact_sheet, save_png
+
+        rows = list(zip(*self.columns.values(), strict=True))
+        sheet = contact_sheet(rows, [f"{done} steps" for done in self.columns], edit.placeholders)
+        save_png(np.asarray(sheet), path, {"prompt": "a picture of <word>", "seed": 0, "model": self.backbone.name})
+        return path
+
+
 def _for_each(what: str, given: Any, count: int) -> list[Any]:
     """One of something for each concept, or None for each."""
     if given is None:
@@ -516,6 +550,7 @@ def _teach(
     name: str | None = None,
     until_settled: bool = False,
     encoder: str | None = None,
+    strip: "Callable[[int, Edit], None] | None" = None,
 ) -> "Edit":
     """The edit of a concept, by the method of that name; of several, where it learns several in a run."""
     from namesake.edits import check_word
@@ -535,7 +570,7 @@ def _teach(
                 )
     if unknown := sorted({word for one in asked for word in backbone.unknown_words(one.class_word or "")}):
         report.warn(_unknown(backbone, unknown))
-    options: dict[str, Any] = {"seed": seed} | ({} if steps is None else {"steps": steps})
+    options: dict[str, Any] = {"seed": seed, "strip": strip} | ({} if steps is None else {"steps": steps})
     network = encoder_of(backbone, encoder, report) if name is None else None
     if name is None:
         report.say("starting cold, without an encoder" if network is None else "starting from the encoder's prediction")
