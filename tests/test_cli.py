@@ -180,9 +180,10 @@ def test_a_picture_of_another_world_is_told_from_a_drawing(backbone, monkeypatch
         def warn(self, sentence: str) -> None:
             said.append(sentence)
 
-    monkeypatch.setattr(recipes, "OWN_WORLD", {backbone.name: 0.0})
+    monkeypatch.setattr(backbone, "_card", {**backbone._card, "kind": "drawn"})
+    monkeypatch.setattr(recipes, "OWN_WORLD", {"drawn": 0.0})
     recipes.personalize([picture], class_word="cat", model=backbone, steps=0, report=Listening())
-    monkeypatch.setattr(recipes, "OWN_WORLD", {backbone.name: 256.0})
+    monkeypatch.setattr(recipes, "OWN_WORLD", {"drawn": 256.0})
     recipes.personalize([picture], class_word="cat", model=backbone, steps=0, report=Listening())
     assert len(said) == 1
     assert "--model" in said[0]

@@ -559,7 +559,7 @@ def _teach(
     from namesake.train.examples import class_of
 
     looks = [_pixels(backbone, one.seen) for one in asked]
-    limit = OWN_WORLD.get(backbone.name)
+    limit = OWN_WORLD.get(backbone.kind)
     if limit is not None:
         for pixels, _ in looks:
             errors = (backbone.decode(backbone.encode(pixels)).float() - pixels).abs().mean(-1)
@@ -586,7 +586,7 @@ def _teach(
                 word=one.word or network.word,
                 class_word=one.class_word,
                 masks=masks,
-                settings=tuning_of(backbone.name),
+                settings=tuning_of(backbone.kind),
                 progress=progress,
                 **options,
             )
@@ -594,7 +594,7 @@ def _teach(
             # Named after the class, else after the last real word that the prediction is nearest to, the thing's.
             edit = date.renamed(edit, _word_for(one.class_word or (edit.about.class_word or "").rpartition(" ")[2]))
         return _told(edit, report, until_settled)
-    method = method_of(name or COLD_START, backbone.name)
+    method = method_of(name or COLD_START, backbone.kind)
     concepts: list[tune.Shown] = []
     for one, (pixels, masks) in zip(asked, looks, strict=True):
         class_word = one.class_word
@@ -638,7 +638,7 @@ def _told(edit: "Edit", report: Report, until_settled: bool = False) -> "Edit":
 
 
 def method_of(name: str, model: str) -> "Method":
-    """A tuned method by name, with the settings that suit a model by its short name; Refusal for an unknown method."""
+    """A tuned method by name, with the settings that suit a model of a kind (`Backbone.kind`); Refusal for an unknown method."""
     from namesake.methods import METHODS
 
     if name not in METHODS:
@@ -647,7 +647,7 @@ def method_of(name: str, model: str) -> "Method":
 
 
 def tuning_of(model: str) -> "Tuning":
-    """How DATE tunes a prediction on a model, by its short name."""
+    """How DATE tunes a prediction on a model of a kind."""
     from namesake.methods.date import Tuning
 
     return replace(Tuning(), **(PICTUREBOOK["date"] if model == "picturebook" else {}))
@@ -1183,8 +1183,8 @@ def encoder_of(backbone: "Backbone", named: str | None, report: Report) -> "Date
     if named == "none":
         return None
     if named is None:
-        shipped = shipped_encoder(backbone.name)
-        if backbone.name not in OWN_WORLD or not shipped.is_file():
+        shipped = shipped_encoder(backbone.kind)
+        if backbone.kind not in OWN_WORLD or not shipped.is_file():
             return None
         try:
             return DateEncoder.load(shipped, backbone)

@@ -278,11 +278,16 @@ class TestWords:
 
     def test_a_model_that_lists_its_words(self, sd15: Path, tmp_path: Path):
         folder = Path(shutil.copytree(sd15, tmp_path / "listed"))
-        (folder / "words.json").write_text(json.dumps({"words": ["a", "dog", "cat", "zebra"], "guidance": 3}))
+        (folder / "words.json").write_text(
+            json.dumps({"words": ["a", "dog", "cat", "zebra"], "guidance": 3, "kind": "drawn"})
+        )
         backbone = Backbone.load(folder, device="cpu")
         assert [word.text for word in backbone.real_words()] == ["a", "dog", "cat"]  # "zebra" is several tokens
         assert backbone.unknown_words("A cat, <my-dog> & a Quokka's robot; robot") == ["quokka", "s", "robot"]
-        assert backbone.guidance == 3
+        assert (backbone.guidance, backbone.kind) == (3, "drawn")
+        # Not by a name: any copy of the picture book has its settings, and no folder that is only called so.
+        assert Backbone.load(device="cpu").kind == "picturebook"
+        assert Backbone.load(shutil.copytree(sd15, tmp_path / "picturebook"), device="cpu").kind == ""
         (folder / "words.json").write_text("[")
         with pytest.raises(Refusal, match=r"words\.json"):
             Backbone.load(folder, device="cpu")

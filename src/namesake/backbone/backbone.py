@@ -216,6 +216,11 @@ class Backbone:
         return (sample if isinstance(sample, int) else min(sample)) * self.factor
 
     @property
+    def kind(self) -> str:
+        """Whose settings suit the model, as its folder says: "picturebook", or "" for those of Stable Diffusion."""
+        return str(self._card.get("kind", ""))
+
+    @property
     def guidance(self) -> float:
         """The guidance that suits the model: what its folder says, else the default of its diffusers pipeline."""
         default = inspect.signature(type(self.pipeline).__call__).parameters["guidance_scale"].default
@@ -574,13 +579,15 @@ def _features(output: Any) -> Tensor:
 
 
 def _card(folder: Path | None) -> dict[str, Any]:
-    """What a model's folder says of itself in `words.json`: {"words": [...], "guidance": number}, both optional."""
+    """What a model's folder says of itself in `words.json`: {"words": [...], "guidance": number, "kind": text}, all optional."""
     path = folder / "words.json" if folder is not None else None
     if path is None or not path.is_file():
         return {}
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(card, dict) or not all(isinstance(word, str) for word in card.get("words", [])):
+        if not isinstance(card, dict) or not all(
+            isinstance(word, str) for word in (card.get("kind", ""), *card.get("words", []))
+        ):
             raise ValueError("not an object with a list of words")
         return card
     except (OSError, ValueError) as error:

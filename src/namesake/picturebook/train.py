@@ -976,7 +976,8 @@ def write_index(model: Path, world: World) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (model / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (model / "words.json").write_text(json.dumps({"words": world_words(world), "guidance": GUIDANCE}) + "\n")
+    card = {"words": world_words(world), "guidance": GUIDANCE, "kind": "picturebook"}
+    (model / "words.json").write_text(json.dumps(card) + "\n")
     (model / "world.json").write_text(
         json.dumps({"categories": world.categories, "places": world.places}, indent=1) + "\n"
     )
