@@ -249,7 +249,8 @@ def pretrain(
     recipe: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="picturebook, also with -context; sd15, sd21 or sdxl, also with -50k for fewer steps."
+            metavar="NAME",
+            help="picturebook, also with -context or -views; sd15, sd21 or sdxl, also with -50k for fewer steps.",
         ),
     ] = "picturebook",
     data: Annotated[

@@ -316,16 +316,21 @@ def test_collapse_and_drift_show_in_the_figures(backbone):
 # What is trained
 
 
+def gradients_of_two_steps(backbone, encoder, batch, rate):
+    """The sum of absolute gradients of each parameter, at the first and at the second step; `rate` of the hypernetwork."""
+    seen = {name: [] for name, _ in encoder.named_parameters()}
+    for name, parameter in encoder.named_parameters():
+        parameter.register_hook(lambda grad, name=name: seen[name].append(grad.abs().sum().item()))
+    phase = Phase({"trunk": 1e-3, "embedder": 1e-3, "hyper": rate})
+    fit(backbone, encoder, lambda step, chance: batch, (phase,), steps=2)
+    return seen
+
+
 def test_after_one_step_gradients_reach_all_that_is_trained_and_nothing_else(each):
     encoder, batch = SMALL.network(each), batch_of(each)
     frozen = (each.unet, each.vae, *each.text_encoders, each.pipeline.image_encoder)
     before = [p.detach().clone() for part in frozen for p in part.parameters()]
-    seen = {name: [] for name, _ in encoder.named_parameters()}
-    for name, parameter in encoder.named_parameters():
-        parameter.register_hook(lambda grad, name=name: seen[name].append(grad.abs().sum().item()))
-    phase = Phase({"trunk": 1e-3, "embedder": 1e-3, "hyper": 1e-3})
-    fit(each, encoder, lambda step, chance: batch, (phase,), steps=2)
-    for name, (first, second) in seen.items():
+    for name, (first, second) in gradients_of_two_steps(each, encoder, batch, 1e-3).items():
         assert second > 0, name
         assert (first > 0) == name.startswith(("hyper.b.", "embedder.leave.")), name  # the zero layers alone
     after = [p for part in frozen for p in part.parameters()]
@@ -601,12 +606,7 @@ def test_offsets_between_bases_stand_on_every_layer_begin_at_nothing_and_are_all
         new = denoised(book, batch, batch.prompts)
     assert torch.equal(new, denoised(book, batch, [p.replace("<it>", "thing") for p in batch.prompts]))
 
-    seen = {name: [] for name, _ in encoder.named_parameters()}
-    for name, parameter in encoder.named_parameters():
-        parameter.register_hook(lambda grad, name=name: seen[name].append(grad.abs().sum().item()))
-    phase = Phase({"trunk": 1e-3, "embedder": 1e-3, "hyper": 1e-2})
-    fit(book, encoder, lambda step, chance: batch, (phase,), steps=2)
-    for name, (first, second) in seen.items():
+    for name, (first, second) in gradients_of_two_steps(book, encoder, batch, 1e-2).items():
         assert second > 0, name
         assert (first > 0) == name.startswith(("hyper.between", "embedder.leave.")), name
 
