@@ -56,7 +56,9 @@ def test_offsets_on_all_layers_start_at_nothing_and_learn(minis, kind, pictures)
     old = generate(backbone, "cat on the beach", steps=2, size=64)
     assert (new[0].pixels == old[0].pixels).all()
     moved = personalize(backbone, method, pictures, **told, steps=2).of(LowRankEdit)[0].factors
-    assert all(up.any() for _, up in moved.values())
+    # The minis' middle has one place: queries and keys of one token have no gradient but what rounding gives them.
+    resting = {path for path, (_, up) in moved.items() if not up.any()}
+    assert all(path.startswith("mid_block") and path.endswith(("attn1.to_q", "attn1.to_k")) for path in resting)
 
 
 def test_longer_runs_take_smaller_steps():
