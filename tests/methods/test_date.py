@@ -33,7 +33,7 @@ from namesake.picturebook.draw import draw
 from namesake.picturebook.scene import SMALL_WORLD
 from namesake.train.examples import describe
 from namesake.train.fit import Batch, Phase, fit
-from namesake.train.tune import real_vectors, sites_of, word_vectors
+from namesake.train.tune import Dvar, real_vectors, sites_of, word_vectors
 
 SMALL = Date(base_word="thing", width=64, blocks=1, layers=1, rank=2)
 KINDS = ("picturebook", "sd15", "sd21", "sdxl")
@@ -161,6 +161,11 @@ def test_a_named_word_starts_at_the_class_that_is_given(each):
         torch.testing.assert_close(F.cosine_similarity(own[1], all.sum(dim=0), dim=0), torch.tensor(1.0))
         torch.testing.assert_close(own[1].norm(), all.norm(dim=1).mean())
     assert torch.equal(torch.cat(start("cat"), dim=1)[0], named[0])  # its color
+
+    # The hard word alone: the word starts as if no class were given.
+    module = Tuning().start(each, encoder, batch.pictures, batch.latents, "<my-cat>", hard="red cat")
+    assert torch.equal(torch.cat(module.start.of(TokenEdit)[0].vectors, dim=1), named)
+    assert module.start.of(SecondPath)[0].hard_word == "red cat"
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -451,6 +456,8 @@ def test_no_step_is_the_prediction_and_the_hard_word_the_nearest(backbone):
     assert given.of(SecondPath)[0].hard_word == given.about.class_word == "red cat"
     plain = personalize(backbone, encoder, batch.pictures, steps=0, settings=Tuning(blend=1.0))
     assert not plain.of(SecondPath)
+    ended = personalize(backbone, encoder, batch.pictures, steps=9, settings=Tuning(batch=1), dvar=Dvar(2, 0.99, 1))
+    assert ended.about.settings["ended"] == "by its rule"
 
 
 def test_the_hard_word_has_the_nearest_real_word_for_each_vector(each):
