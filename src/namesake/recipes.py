@@ -381,7 +381,11 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
         lines[name] = " and ".join(f"{v.shape[-2]} of width {v.shape[-1]}" for v in words.vectors)
     nearest = _nearest(edit, model, count)
     words_near = ", ".join(f"{text} {near:.2f}" for text, near in nearest)
-    lines["nearest words"] = words_near or "unknown, as the base model is not at hand (--model names it)"
+    lines["nearest words"] = words_near or (
+        f"not known for {model}, which is not at hand or another model (--model names the concept's own)"
+        if isinstance(model, str | Path)
+        else "unknown, as the base model is not at hand (--model names it)"
+    )
     for low in edit.of(LowRankEdit):
         ranks = sorted({down.shape[-2] for down, _ in low.factors.values()})
         size = sum(down.numel() + up.numel() for down, up in low.factors.values())
@@ -394,7 +398,8 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
         lines["weights"] = f"{len(whole.weights)} parameters, {size:,} numbers"
     lines["made"] = about.created or "not dated"
     if about.settings:
-        lines["settings"] = ", ".join(f"{name} {value}" for name, value in sorted(about.settings.items()))
+        told = ((name, str(value)) for name, value in sorted(about.settings.items()))
+        lines["settings"] = ", ".join(f"{name} {v if len(v) <= 200 else v[:197] + '...'}" for name, v in told)
     if about.versions:
         lines["versions"] = ", ".join(f"{name} {value}" for name, value in about.versions.items())
     lines["file"] = f"{Path(path).stat().st_size / 1000:,.0f} kB"
@@ -590,6 +595,8 @@ def _teach(
                 progress=progress,
                 **options,
             )
+        if one.class_word is None:
+            report.warn(_taken_for(edit.about.class_word or "", "the encoder's prediction is nearest to that"))
         if one.word is None:
             # Named after the class, else after the last real word that the prediction is nearest to, the thing's.
             edit = date.renamed(edit, _word_for(one.class_word or (edit.about.class_word or "").rpartition(" ")[2]))
@@ -601,7 +608,7 @@ def _teach(
         if class_word is None:
             class_word, near = class_of(backbone, pixels)
             reason = "it looks most like that" if near is not None else "this model cannot see pictures"
-            report.warn(f'The picture is taken for "{class_word}", as {reason}; say better with --class.')
+            report.warn(_taken_for(class_word, reason))
         word = one.word or _word_for(class_word, [other.word for other in concepts])
         check_word(word, backbone.tokenizers)
         concepts.append(tune.Shown(pixels, word, class_word, masks))
@@ -621,6 +628,10 @@ def _teach(
     with clock("learning"), report.bar(f"learning {' '.join(one.word for one in concepts)}") as progress:
         edit = tune.learn(backbone, method, concepts, progress=progress, **options)
     return _told(edit, report, until_settled)
+
+
+def _taken_for(class_word: str, reason: str) -> str:
+    return f'The picture is taken for "{class_word}", as {reason}; say better with --class.'
 
 
 def _word_for(class_word: str, taken: Sequence[str] = ()) -> str:
