@@ -81,6 +81,37 @@ def write(data: bytes, path: Path, what: str) -> None:
             beside.unlink()
 
 
+def folder_for(folder: Path, option: str = "-o") -> Path:
+    """A folder that is there and can be written to; it is made where it is missing.
+
+    Raises:
+        Refusal: it cannot be made or written to; `option` names another one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(
+            f'The folder "{_printable(folder)}" cannot be made: {error.strerror}; name another with {option}.'
+        ) from None
+    check_writable(folder, option)
+    return folder
+
+
+def check_writable(folder: Path, option: str = "-o") -> None:
+    """Refuse a folder that cannot be written to, by trying, so that a long work is not done in vain."""
+    trial = folder / f".namesake-{uuid.uuid4().hex[:8]}"
+    try:
+        with open(trial, "xb") as file:
+            file.write(b"0")
+    except OSError as error:
+        raise Refusal(
+            f'The folder "{_printable(folder)}" cannot be written to: {error.strerror}; name another with {option}.'
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink(missing_ok=True)
+
+
 def _apart(part: Part) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A part's settings, and its tensors by key."""
     if isinstance(part, TokenEdit):
