@@ -223,6 +223,33 @@ def test_a_picture_of_another_world_is_told_from_a_drawing(backbone, monkeypatch
     assert "--model" in said[0]
 
 
+def test_the_picture_book_tells_a_photograph_from_a_drawing_and_a_word_that_it_never_saw(tmp_path, recwarn):
+    """With the shipped weights and the shipped threshold: a drawing that no training saw, and smooth light under grain."""
+    from namesake.backbone import Backbone
+    from namesake.picturebook.dataset import Drawings
+    from namesake.picturebook.scene import SMALL_WORLD
+
+    y, x = np.mgrid[:64, :64] / 63
+    light = np.stack([120 + 90 * np.sin(2 * x + y), 110 + 70 * np.cos(3 * y), 100 + 80 * x * y], -1)
+    grain = np.random.default_rng(0).normal(0, 14, (64, 64, 1))
+    pictures = {
+        "drawing": Drawings("reporting", SMALL_WORLD, seed=11)[0][0].picture,
+        "photograph": (light + grain).clip(0, 255).astype(np.uint8),
+    }
+    backbone = Backbone.load("picturebook", device="cpu")
+    for name, class_word, wanted in (
+        ("drawing", "cat", []),
+        ("photograph", "cat", ["does not look like one"]),
+        ("drawing", "zebra", ["The model picturebook never saw the word zebra."]),
+    ):
+        Image.fromarray(pictures[name]).save(tmp_path / f"{name}.png")
+        recwarn.clear()
+        recipes.personalize([tmp_path / f"{name}.png"], class_word=class_word, model=backbone, encoder="none", steps=0)
+        said = [str(one.message) for one in recwarn if issubclass(one.category, UserWarning)]
+        assert len(said) == len(wanted), said
+        assert all(some in sentence for some, sentence in zip(wanted, said, strict=True))
+
+
 def test_show_says_what_a_concept_is(capsys, backbone, concept):
     text = recipes.show(concept, backbone)
     assert cli.main(["show", str(concept)]) == 0
