@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from namesake import cli, recipes
+from namesake.edits import Edit
 from namesake.errors import Refusal
 from namesake.sheet import read_settings
 
@@ -115,7 +117,8 @@ def test_from_a_picture_to_pictures_of_its_word(capsys, one_model, picture):
     assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(paths[0])))
 
 
-def test_a_strip_shows_the_word_along_the_run(capsys, one_model, picture, monkeypatch):
+@pytest.mark.parametrize("method", [None, "textual-inversion"])
+def test_a_strip_shows_the_word_along_the_run(capsys, one_model, picture, monkeypatch, method):
     from namesake import generate
 
     drawn, original = [], generate.generate
@@ -126,13 +129,41 @@ def test_a_strip_shows_the_word_along_the_run(capsys, one_model, picture, monkey
 
     monkeypatch.setattr(generate, "generate", quick)
     arguments = ["personalize", str(picture), "--class", "cat", "--steps", "3", "--strip", "-o", "course"]
-    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, *(["--method", method] if method else [])]) == 0
     assert "course-strip.png" in capsys.readouterr().out
     assert [prompts for prompts, _ in drawn] == [["a picture of <my-cat>"]] * 4  # after 0, 1, 2 and 3 steps
     wide, tall = Image.open("course-strip.png").size
     assert wide > 3 * tall / 2
     with pytest.raises(Refusal, match="beside the concept's file"):
         recipes.personalize([picture], class_word="cat", strip=True)
+
+
+def test_a_guessed_class_and_a_word_never_seen_are_told_everywhere(capsys, one_model, backbone, picture, monkeypatch):
+    """Not on terminals alone: a script's output has them too."""
+    assert cli.main(["personalize", str(picture), "--steps", "0"]) == 0
+    assert 'taken for "object", as this model cannot see pictures' in capsys.readouterr().err
+    monkeypatch.setattr(
+        type(backbone), "unknown_words", lambda _, prompt: ["zebra"] if "zebra" in prompt.split() else []
+    )
+    assert cli.main(["personalize", str(picture), "--class", "zebra", "--steps", "0"]) == 0
+    assert f"The model {backbone.name} never saw the word zebra." in capsys.readouterr().err
+    assert cli.main(["personalize", str(picture), "--class", "cat", "--steps", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_next_command_names_the_model_that_was_used(capsys, one_model, picture, monkeypatch):
+    arguments = ["personalize", str(picture), "--class", "cat", "--steps", "0"]
+    for told, named, wanted in (
+        (None, "picturebook", ""),
+        (None, "./my model", " --model './my model'"),
+        ("./other", "picturebook", " --model picturebook"),
+        ("./other", "./other", ""),
+    ):
+        monkeypatch.delenv("NAMESAKE_MODEL", raising=False) if told is None else monkeypatch.setenv(
+            "NAMESAKE_MODEL", told
+        )
+        assert cli.main([*arguments, "--model", named, "-o", "one"]) == 0
+        assert capsys.readouterr().out.endswith(f" --concept one.safetensors{wanted}\n")
 
 
 def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch):
@@ -169,6 +200,9 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
     with Image.open("demo/sheet.png") as sheet:
         assert sheet.width > 5 * 190
         assert sheet.height > 2 * 190
+    monkeypatch.setenv("NAMESAKE_MODEL", "./other")
+    assert cli.main(["demo", "-o", "my demo"]) == 0
+    assert "--concept 'my demo/my-cat.safetensors' --model picturebook\n" in capsys.readouterr().out
     monkeypatch.setattr(recipes, "_examples", list)
     refused(capsys, "demo", "-o", "demo", words=("no example",))
 
@@ -189,6 +223,33 @@ def test_a_picture_of_another_world_is_told_from_a_drawing(backbone, monkeypatch
     assert "--model" in said[0]
 
 
+def test_the_picture_book_tells_a_photograph_from_a_drawing_and_a_word_that_it_never_saw(tmp_path, recwarn):
+    """With the shipped weights and the shipped threshold: a drawing that no training saw, and smooth light under grain."""
+    from namesake.backbone import Backbone
+    from namesake.picturebook.dataset import Drawings
+    from namesake.picturebook.scene import SMALL_WORLD
+
+    y, x = np.mgrid[:64, :64] / 63
+    light = np.stack([120 + 90 * np.sin(2 * x + y), 110 + 70 * np.cos(3 * y), 100 + 80 * x * y], -1)
+    grain = np.random.default_rng(0).normal(0, 14, (64, 64, 1))
+    pictures = {
+        "drawing": Drawings("reporting", SMALL_WORLD, seed=11)[0][0].picture,
+        "photograph": (light + grain).clip(0, 255).astype(np.uint8),
+    }
+    backbone = Backbone.load("picturebook", device="cpu")
+    for name, class_word, wanted in (
+        ("drawing", "cat", []),
+        ("photograph", "cat", ["does not look like one"]),
+        ("drawing", "zebra", ["The model picturebook never saw the word zebra."]),
+    ):
+        Image.fromarray(pictures[name]).save(tmp_path / f"{name}.png")
+        recwarn.clear()
+        recipes.personalize([tmp_path / f"{name}.png"], class_word=class_word, model=backbone, encoder="none", steps=0)
+        said = [str(one.message) for one in recwarn if issubclass(one.category, UserWarning)]
+        assert len(said) == len(wanted), said
+        assert all(some in sentence for some, sentence in zip(wanted, said, strict=True))
+
+
 def test_show_says_what_a_concept_is(capsys, backbone, concept):
     text = recipes.show(concept, backbone)
     assert cli.main(["show", str(concept)]) == 0
@@ -200,11 +261,18 @@ def test_show_says_what_a_concept_is(capsys, backbone, concept):
     with pytest.MonkeyPatch.context() as patch:  # what cannot be looked up hides nothing else
         patch.setenv("NAMESAKE_MODEL", "./no-such-model")
         assert cli.main(["show", str(concept)]) == 0
-    assert capsys.readouterr().out == short
-    assert "not at hand" in recipes.show(concept, "picturebook")  # another base
+    lost = capsys.readouterr().out
+    assert "not known for ./no-such-model" in lost
+    assert [line for line in lost.splitlines() if "nearest" not in line] == [
+        line for line in short.splitlines() if "nearest" not in line
+    ]
+    assert "not known for picturebook" in recipes.show(concept, "picturebook")  # of another architecture
     nearest = next(line for line in text.splitlines() if line.startswith("nearest"))
     assert nearest.split()[2] == "cat"  # one step away from it
     assert float(nearest.split()[3].rstrip(",")) > 0.9
+    edit = Edit.load(concept)
+    Edit(edit.parts, replace(edit.about, settings={"context": "in the snow; " * 100})).save(Path("long.safetensors"))
+    assert max(map(len, recipes.show("long.safetensors").splitlines())) < 300
 
 
 @pytest.mark.parametrize(
@@ -378,8 +446,6 @@ def test_every_method_is_listed_and_makes_a_concept(capsys, one_model, picture, 
 
 
 def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     import torch
 
     from namesake import generate, methods
@@ -422,6 +488,10 @@ def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp
         make("a cat and a dog and a robot")
     make("dog")
     assert drawn[3][0] == "a dog"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(Refusal, match="name another folder with XDG_CACHE_HOME, or give pictures of your own"):
+        make()
 
 
 def test_bad_pictures_are_refused(capsys, tmp_path):
@@ -450,6 +520,8 @@ def test_prompts(capsys, one_model, concept):
     assert "does not hold the word <my-cat>" in capsys.readouterr().err.replace("\n", " ")
     assert cli.main(["generate", "<my-cat> with <your-cat>", *arguments]) == 0
     assert "No concept brings the word <your-cat>;" in capsys.readouterr().err.replace("\n", " ")
+    assert cli.main(["generate", "<your-cat> on the beach", "--count", "1", *SMALL]) == 0
+    assert "No concept brings the word <your-cat>;" in capsys.readouterr().err.replace("\n", " ")
     refused(capsys, "generate", "<it>", "--picture", "cat.png", "--class", "", words=("class", "no word"))
     refused(
         capsys, "personalize", "one.png", "two.png", "--together", "--method", "custom-diffusion",
@@ -469,6 +541,8 @@ def test_a_concept_of_other_weights(capsys, monkeypatch, sd15, concept):
     monkeypatch.setattr("namesake.backbone.Backbone.load", lambda *_, **__: other)
     arguments = ["generate", "<my-cat>", "--concept", str(concept), "--count", "1", *SMALL]
     refused(capsys, *arguments, words=("--any-base",))
+    assert cli.main(["show", str(concept), "--model", "other"]) == 0  # as wide, and yet another table of words
+    assert "not known for other," in capsys.readouterr().out
     assert cli.main([*arguments, "--any-base"]) == 0
 
 
@@ -517,7 +591,7 @@ def test_a_reader_who_leaves_is_no_error():
     assert done.stderr == ""
 
 
-def test_the_libraries_are_silent_and_the_model_is_set_once(sd15, tmp_path):
+def test_the_libraries_are_silent_and_the_model_is_set_once(sd15, picture, tmp_path):
     import json
     import shutil
 
@@ -526,10 +600,16 @@ def test_the_libraries_are_silent_and_the_model_is_set_once(sd15, tmp_path):
     (small / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": 8}))
     environment = {**os.environ, "NAMESAKE_MODEL": str(small), "NO_COLOR": "1"}
     code = "import sys; from namesake.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "generate", "a cat", "--count", "1", *SMALL]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "out/a-cat-0.png\n"
+
+    def said(*arguments: str) -> str:
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert said("generate", "a cat", "--count", "1", *SMALL) == "out/a-cat-0.png\n"
+    told = said("personalize", str(picture), "--class", "cat", "--steps", "1").splitlines()
+    assert [line.partition(":")[0] for line in told] == ["my-cat.safetensors", "Next"]
 
 
 def test_bars_are_for_people(capsys, monkeypatch):

@@ -1,3 +1,4 @@
+import re
 import warnings
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from minis import KINDS
 
 from namesake.backbone import Backbone
-from namesake.edits import Edit, edited
+from namesake.edits import About, Edit, LowRankEdit, SecondPath, TokenEdit, edited
 from namesake.errors import Refusal
 from namesake.generate import generate
 from namesake.methods.cold_start import ColdStart
@@ -59,6 +60,9 @@ def test_a_pipeline_of_ones_own_draws_the_same_with_an_edit(kind: str, backbones
     )
     prompts, seeds = ["<my-cat> on the beach", "a red dog"], [5, 6, 5, 6]
     edit = Edit.load(tmp_path / "cat.safetensors")
+    assert {type(part) for part in edit.parts} == {TokenEdit, LowRankEdit, SecondPath}
+    assert all(bool(up.any()) for _, up in edit.of(LowRankEdit)[0].factors.values())
+    assert 0 < edit.of(SecondPath)[0].blend < 1
     ours = generate(backbone, prompts, edit, count=2, seed=5, steps=3, guidance=4.0, scheduler="ddim")
     plain = generate(backbone, prompts, count=2, seed=5, steps=3, guidance=4.0, scheduler="ddim")
     assert not np.array_equal(ours[0].pixels, plain[0].pixels)
@@ -77,6 +81,23 @@ def test_a_pipeline_of_ones_own_draws_the_same_with_an_edit(kind: str, backbones
         ).images
     pipe.scheduler = own
     assert np.array_equal(np.stack([picture.pixels for picture in ours]), (theirs * 255).round().astype("uint8"))
+
+
+def test_the_readmes_lines_for_diffusers_users_run(backbones: dict[str, Backbone], tmp_path: Path, monkeypatch):
+    pipe = backbones["sdxl"].pipeline
+    pipe.set_progress_bar_config(disable=True)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (lines,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "from_pipeline(pipe)" in code]
+    word = TokenEdit("<my-cat>", (torch.ones(1, 32), torch.ones(1, 48)))
+    Edit((word,), About("test", "cat")).save(tmp_path / "my-cat.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names = {"pipe": pipe}
+    torch.manual_seed(0)
+    exec(lines, names)
+    torch.manual_seed(0)
+    plain = pipe("<my-cat> on the beach").images[0]  # the word is gone again
+    assert names["image"].size == plain.size == (64, 64)
+    assert names["image"].tobytes() != plain.tobytes()
 
 
 def test_a_picture_depends_on_its_seed_alone(backbones: dict[str, Backbone]):

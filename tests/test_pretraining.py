@@ -78,14 +78,18 @@ def test_the_recipe_of_views_trains_on_what_they_say(backbone, tmp_path, monkeyp
 
 
 def test_personalizing_uses_the_encoder_at_hand_and_says_which(made, backbone, picture, monkeypatch):
-    said = []
+    said, warned = [], []
 
     class Told(recipes.Report):
         def say(self, sentence):
             said.append(sentence)
 
+        def warn(self, sentence):
+            warned.append(sentence)
+
     def method(**options):
         said.clear()
+        warned.clear()
         edit = recipes.personalize([picture], model=backbone, steps=0, report=Told(), **options).edit
         return edit.about.method, edit.placeholders[0], "".join(said)
 
@@ -93,15 +97,44 @@ def test_personalizing_uses_the_encoder_at_hand_and_says_which(made, backbone, p
     assert method(class_word="cat")[::2] == ("cold start", "starting cold, without an encoder")
     name, word, sentence = method(encoder=str(made))
     assert (name, sentence) == ("DATE", "starting from the encoder's prediction")
+    (guess,) = warned
+    assert guess.startswith('The picture is taken for "')
+    assert guess.endswith("say better with --class.")
     assert word.startswith("<my-")
     assert word.strip("<>").removeprefix("my-") in [known.text for known in backbone.real_words()]
     assert method(encoder=str(made), word="<it-is>")[1] == "<it-is>"
     assert method(encoder=str(made), class_word="red cat")[1] == "<my-red-cat>"
+    assert not warned
     monkeypatch.setattr(recipes, "shipped_encoder", lambda model: made)
     assert method()[0] == "DATE"
     assert method(encoder="none", class_word="cat")[0] == "cold start"
     with pytest.raises(Refusal, match="no encoder 'nobody/nothing'"):
         method(encoder="nobody/nothing")
+
+
+def test_a_strip_begins_at_the_encoders_prediction(made, backbone, picture, tmp_path, monkeypatch):
+    drawn = []
+
+    def quick(original, _, prompts, edit, **options):
+        drawn.append(prompts)
+        return original(_, prompts, edit, **options, steps=1)
+
+    monkeypatch.setattr(generate, "generate", functools.partial(quick, generate.generate))
+    done = recipes.personalize(
+        [picture],
+        model=backbone,
+        encoder=str(made),
+        word="<it-is>",
+        class_word="cat",
+        steps=1,
+        strip=True,
+        output=tmp_path,
+    )
+    assert done.edit.about.method == "DATE"
+    assert drawn == [["a picture of <it-is>"]] * 2  # the prediction, and after a step
+    assert done.strip == tmp_path / "it-is-strip.png"
+    with Image.open(done.strip) as sheet:
+        assert sheet.width > sheet.height
 
 
 def test_a_shipped_encoder_of_other_weights_is_left_aside(made, backbone, monkeypatch):

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shlex
 import time
 import warnings
@@ -296,7 +295,9 @@ def generate_pictures(
             )
         word = held[0]
         _well_formed(word)
-    place = _folder(Path(output_dir))
+    from namesake.edits.file import folder_for
+
+    place = folder_for(Path(output_dir))
     from namesake.data.pictures import read_pictures
     from namesake.edits import Edit, check_base
     from namesake.generate import generate
@@ -381,7 +382,11 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
         lines[name] = " and ".join(f"{v.shape[-2]} of width {v.shape[-1]}" for v in words.vectors)
     nearest = _nearest(edit, model, count)
     words_near = ", ".join(f"{text} {near:.2f}" for text, near in nearest)
-    lines["nearest words"] = words_near or "unknown, as the base model is not at hand (--model names it)"
+    lines["nearest words"] = words_near or (
+        f"not known for {model}, which is not at hand or another model (--model names the concept's own)"
+        if isinstance(model, str | Path)
+        else "unknown, as the base model is not at hand (--model names it)"
+    )
     for low in edit.of(LowRankEdit):
         ranks = sorted({down.shape[-2] for down, _ in low.factors.values()})
         size = sum(down.numel() + up.numel() for down, up in low.factors.values())
@@ -394,7 +399,8 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
         lines["weights"] = f"{len(whole.weights)} parameters, {size:,} numbers"
     lines["made"] = about.created or "not dated"
     if about.settings:
-        lines["settings"] = ", ".join(f"{name} {value}" for name, value in sorted(about.settings.items()))
+        told = ((name, str(value)) for name, value in sorted(about.settings.items()))
+        lines["settings"] = ", ".join(f"{name} {v if len(v) <= 200 else v[:197] + '...'}" for name, v in told)
     if about.versions:
         lines["versions"] = ", ".join(f"{name} {value}" for name, value in about.versions.items())
     lines["file"] = f"{Path(path).stat().st_size / 1000:,.0f} kB"
@@ -405,9 +411,9 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
 def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> Demo:
     """Personalize the shipped example and draw it in new scenes, beside its plain class word, into one sheet."""
     report = report or Report()
-    place = _folder(Path(output_dir))
-    import json
+    from namesake.edits.file import folder_for
 
+    place = folder_for(Path(output_dir))
     import numpy as np
 
     from namesake.data.pictures import read_pictures
@@ -590,6 +596,8 @@ def _teach(
                 progress=progress,
                 **options,
             )
+        if one.class_word is None:
+            report.warn(_taken_for(edit.about.class_word or "", "the encoder's prediction is nearest to that"))
         if one.word is None:
             # Named after the class, else after the last real word that the prediction is nearest to, the thing's.
             edit = date.renamed(edit, _word_for(one.class_word or (edit.about.class_word or "").rpartition(" ")[2]))
@@ -601,7 +609,7 @@ def _teach(
         if class_word is None:
             class_word, near = class_of(backbone, pixels)
             reason = "it looks most like that" if near is not None else "this model cannot see pictures"
-            report.warn(f'The picture is taken for "{class_word}", as {reason}; say better with --class.')
+            report.warn(_taken_for(class_word, reason))
         word = one.word or _word_for(class_word, [other.word for other in concepts])
         check_word(word, backbone.tokenizers)
         concepts.append(tune.Shown(pixels, word, class_word, masks))
@@ -621,6 +629,10 @@ def _teach(
     with clock("learning"), report.bar(f"learning {' '.join(one.word for one in concepts)}") as progress:
         edit = tune.learn(backbone, method, concepts, progress=progress, **options)
     return _told(edit, report, until_settled)
+
+
+def _taken_for(class_word: str, reason: str) -> str:
+    return f'The picture is taken for "{class_word}", as {reason}; say better with --class.'
 
 
 def _word_for(class_word: str, taken: Sequence[str] = ()) -> str:
@@ -667,6 +679,7 @@ def class_pictures(
 
     from namesake.data.pictures import read_picture
     from namesake.edits import sketch
+    from namesake.edits.file import folder_for
     from namesake.generate import BATCH_ROWS, generate
     from namesake.sheet import save_png
 
@@ -674,7 +687,7 @@ def class_pictures(
     base = hashlib.sha256(sketch(backbone).numpy().tobytes() + made).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
-        place = _folder(cache / "namesake" / "prior" / f"{_slug(prompt)}-{base}")
+        place = folder_for(cache / "namesake" / "prior" / f"{_slug(prompt)}-{base}")
     except Refusal:
         raise Refusal(
             f'Pictures of the class cannot be kept in "{cache}"; name another folder with XDG_CACHE_HOME, or give pictures '
@@ -783,35 +796,15 @@ def _well_formed(word: str) -> None:
 
 def _concept_place(output: Path) -> Path:
     """The file (or folder) to write a concept to, found to be writable."""
+    from namesake.edits.file import check_writable
+
     if not output.is_dir() and output.suffix != ".safetensors":
         output = output.with_name(output.name + ".safetensors")
     folder = output if output.is_dir() else output.parent
     if not folder.is_dir():
         raise Refusal(f'There is no folder "{folder}" to write to; make it first, or name another with -o.')
-    _writable(folder)
+    check_writable(folder)
     return output
-
-
-def _folder(folder: Path) -> Path:
-    """A folder that is there and can be written to; it is made where it is missing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refusal(f'The folder "{folder}" cannot be made: {error.strerror}; name another with -o.') from None
-    _writable(folder)
-    return folder
-
-
-def _writable(folder: Path) -> None:
-    trial = folder / f".namesake-{secrets.token_hex(4)}"
-    try:
-        with open(trial, "xb") as file:
-            file.write(b"0")
-    except OSError as error:
-        raise Refusal(f'The folder "{folder}" cannot be written to: {error.strerror}; name another with -o.') from None
-    finally:
-        with suppress(OSError):
-            trial.unlink(missing_ok=True)
 
 
 def _unused(path: Path) -> Path:
@@ -907,7 +900,9 @@ def pretrain(
     plan = replace(plan, warmup=min(plan.warmup, max(1, plan.steps // 10)))
     if not data and not chosen.drawings:
         raise Refusal(f"The recipe '{recipe}' needs pictures; name them, such as --data imagenet:DIR.")
-    folder = _folder(Path(output) if output is not None else Path("out/pretrain") / recipe)
+    from namesake.edits.file import folder_for
+
+    folder = folder_for(Path(output) if output is not None else Path("out/pretrain") / recipe)
     import torch
 
     from namesake.backbone import Backbone
@@ -1157,9 +1152,10 @@ def shards(data: str, output: Path | str, size: int = 512, report: Report | None
     report = report or Report()
     _number("size", size, 16, 4096)
     from namesake.data.sources import Shards, source, write_shards
+    from namesake.edits.file import folder_for
 
     found, _ = source(data, size)
-    place = _folder(Path(output))
+    place = folder_for(Path(output))
     with report.bar("shards") as progress:
         for done in write_shards(found, place):
             if progress is not None:

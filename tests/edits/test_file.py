@@ -171,6 +171,10 @@ NOTES = {
     "settings that are a list": (set_about("settings", []), "for settings"),
     "a class without end": (set_about("class_word", "cat" * 1000), "3,000 letters"),
     "a hard word without end": (set_part(2, "hard_word", "cat" * 1000), "3,000 letters"),
+    "a version without end": (set_about("versions", {"torch": "2" * 3000}), "3,000 letters"),
+    "a library without end": (set_about("versions", {"torch" * 600: "2"}), "3,000 letters"),
+    "words without end": (set_part(1, "words", ["<" + "a" * 2998 + ">"]), "3,000 letters"),
+    "settings without end": (set_about("settings", {str(n): "x" * 500 for n in range(3000)}), "letters long"),
 }
 
 
@@ -254,16 +258,40 @@ def test_hostile_files(file):
         Edit.load(file.parent)
 
 
-@pytest.mark.parametrize("kind", [["F32"], {"F": 32}, 7, None])
-def test_a_type_that_is_no_name_and_a_file_that_would_act_on_the_terminal(file, kind):
+ENTRIES = {
+    "a type that is a list": {"dtype": ["F32"]},
+    "a type that is an object": {"dtype": {"F": 32}},
+    "a type that is a number": {"dtype": 7},
+    "no type": {"dtype": None},
+    "a type that would act on the terminal": {"dtype": "\x1b[2J"},
+    "a shape of lists": {"shape": [[2], [32]]},
+    "a shape that is a number": {"shape": 64},
+    "a shape that is true": {"shape": [True, 32]},
+    "a shape beyond integers": {"shape": [2**40, 2**40]},
+    "no shape": {"shape": None},
+    "places that are text": {"data_offsets": ["\x1b[2J", "b"]},
+    "a place before the start": {"data_offsets": [-1, 4]},
+    "a place beyond integers": {"data_offsets": [0, 2**70]},
+    "a place of three": {"data_offsets": [0, 1, 2]},
+    "a place that is an object": {"data_offsets": {"a": 1}},
+    "no place": {"data_offsets": None},
+    "no object but a list": [],
+    "no object but a text": "F32",
+    "no object but a number": 7,
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("case", ENTRIES)
+def test_a_malformed_entry_in_a_file_that_would_act_on_the_terminal(file, case):
     data = file.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    header["0.vectors.0"]["dtype"] = kind
+    header, entry = json.loads(data[8 : 8 + length]), ENTRIES[case]
+    header["0.vectors.0"] = header["0.vectors.0"] | entry if isinstance(entry, dict) else entry
     text = json.dumps(header).encode()
     odd = file.with_name("a\x1b[2J.safetensors")
     odd.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
-    with pytest.raises(Refusal, match="is of type") as refused:
+    with pytest.raises(Refusal, match="damaged") as refused:
         Edit.load(odd)
     assert str(refused.value).isprintable()
 
@@ -286,9 +314,10 @@ def test_nothing_half_written(concept, file):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
-    for place in (file / "inside", file.parent / "no" / "folder", file.parent):
-        with pytest.raises(Refusal, match="cannot be written"):
+    for place in (file / "inside", file.parent / "no" / "folder", file.parent, file / "a\x1b[2J"):
+        with pytest.raises(Refusal, match="cannot be written") as refused:
             concept.save(place)
+        assert str(refused.value).isprintable()
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -300,6 +329,10 @@ def test_what_cannot_be_saved(sd, file):
     for bad in ({"a": object()}, {"a": float("nan")}, {"a": "\x07"}):
         with pytest.raises(Refusal, match="cannot be kept"):
             Edit((), About("test", settings=bad)).save(file)
+    with pytest.raises(Refusal, match="cannot be kept"):
+        Edit((), About("test", settings={"context": "x" * 2**20})).save(file)
+    Edit((), About("test", settings={"context": "... in the snow; " * 1000})).save(file)  # of a thousand pictures
+    assert len(Edit.load(file).about.settings["context"]) == 17_000
 
 
 # Words

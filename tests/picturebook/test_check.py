@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from namesake import backbone as backbones
+from namesake.edits import file as files
 from namesake.errors import Refusal
 from namesake.picturebook import check, draw_sheets
 from namesake.picturebook.captions import Caption
@@ -132,6 +135,14 @@ def test_a_model_names_its_world(tmp_path):
     assert world_of(tmp_path) == World(("cat",), ("beach",))
 
 
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def too_late(*_):
+    raise AssertionError("it was measured")
+
+
 def test_the_whole_check(tmp_path, monkeypatch, capsys):
     """With a model that draws the truth, an autoencoder that blackens everything, and a judge that knows nothing."""
     model, page = tmp_path / "model", tmp_path / "page.md"
@@ -168,6 +179,23 @@ def test_the_whole_check(tmp_path, monkeypatch, capsys):
     assert written == {"check.json", "check.md", "first.png", "prompts-1.png", "round_trips.png"}
     assert (tmp_path / "page_check.png").is_file()
     assert str(tmp_path) not in page.read_text()
+
+    # What ends it leaves all that was there, and a place that cannot be written ends it before the measurement.
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        patch.setattr(check, "measure", lambda *_: ([Bar("x", "y", 1, 0.5, 1)], {}))
+        with pytest.raises(Refusal, match="No space left"):
+            check.main(tmp_path / "out", model, tmp_path / "judge.safetensors", docs=page)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(check, "measure", too_late)
+    with pytest.raises(Refusal, match="cannot be made"):
+        check.main(page / "out", model, tmp_path / "judge.safetensors")
+    monkeypatch.setattr(files, "open", full, raising=False)
+    for docs, option in ((None, "-o"), (page, "--docs")):
+        with pytest.raises(Refusal, match=f"cannot be written to: No space left.*with {option}"):
+            check.main(tmp_path / "out", model, tmp_path / "judge.safetensors", docs=docs)
+    monkeypatch.undo()
 
     Judge(_network(World(("cat", "dog"), ("beach",))), World(("cat", "dog"), ("beach",))).save(
         tmp_path / "small.safetensors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from namesake import cli
 from namesake.errors import Refusal
 from namesake.picturebook import train
 from namesake.picturebook.captions import words_of
@@ -166,6 +168,39 @@ def test_a_finished_stage_is_not_trained_again_and_another_seed_is_another_run(t
     assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), again.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_loss_that_is_not_finite_ends_every_process(tmp_path, mine):
+    """The second of two processes, which shares no gradient here: its own loss is not finite, or the first one's."""
+
+    class Second(Accelerator):
+        num_processes, process_index, is_main_process, device = 1, 1, False, torch.device("cpu")
+
+        def __init__(self): ...
+
+        def reduce(self, tensor, reduction):
+            assert reduction == "sum"
+            return tensor + (0 if mine else 1)
+
+    model = Tiny()
+    optimizer = MuonAndAdamW(model.named_parameters(), 0.02, 0.01)
+
+    def loss(module, batch):
+        return module(batch).mean() * (torch.nan if mine else 1), {}
+
+    with pytest.raises(Refusal, match="diverged at step 1"):
+        run_stage(
+            "tiny",
+            Stage(6, 4, 0.02, 0.01),
+            model,
+            optimizer,
+            loss,
+            lambda *_: torch.ones(4, 3, 8, 8),
+            tmp_path,
+            Second(),
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_latents_are_normalized_and_pictures_stay_what_they_are():
     torch.manual_seed(0)
     vae = train.make_autoencoder()
@@ -238,7 +273,7 @@ def test_a_world_lists_the_words_that_it_uses():
     assert set(words_of(Drawings(world=SMALL_WORLD, seed=2).scene(5)[2].text)) <= set(words)
 
 
-def test_bad_names_are_refused(tmp_path):
+def test_bad_names_are_refused(tmp_path, capsys):
     with pytest.raises(Refusal, match="no preset 'tpu'"):
         train.main("tpu", tmp_path)
     with pytest.raises(Refusal, match="no stage 'unett'"):
@@ -250,6 +285,31 @@ def test_bad_names_are_refused(tmp_path):
         with pytest.raises(Refusal, match=f"There is no {lacking} in"):
             train.main("cpu", tmp_path / "work", tmp_path / "model", stage=stage)
     assert not list(tmp_path.iterdir())
+    assert cli.main(["picturebook", "train", "--stage", "unet", "--work", str(tmp_path / "work")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    for scenes in SCENES:
+        (tmp_path / "work" / scenes).mkdir(parents=True)
+        (tmp_path / "work" / scenes / "0000.json").write_text("[]")
+    for stage, lacking in (
+        ("unet", "tokenizer"),
+        ("decoder", "autoencoder"),
+        ("image_encoder", "text encoder"),
+    ):
+        if stage != "unet":
+            (tmp_path / "model" / "tokenizer").mkdir(parents=True, exist_ok=True)
+        with pytest.raises(Refusal, match=f"There is no {lacking} in"):
+            train.main("cpu", tmp_path / "work", tmp_path / "model", stage=stage)
+        assert (tmp_path / "model").exists() == (stage != "unet")
+
+
+def test_the_others_wait_a_day_while_one_process_trains_the_judge(tmp_path, monkeypatch):
+    made, found = train.launched, []
+    monkeypatch.setattr(train, "launched", lambda **options: found.append(made(**options)) or found[0])
+    monkeypatch.setattr(train, "make_tokenizer", lambda model: None)
+    monkeypatch.setattr(train, "write_index", lambda model, world: None)
+    train.main("cpu", tmp_path, tmp_path / "model", stage="tokenizer")
+    assert found[0].device.type == "cpu"
+    assert found[0].init_handler.timeout >= timedelta(days=1)
 
 
 def test_a_captions_thing_and_its_looks_are_read_from_its_words():

@@ -24,6 +24,7 @@ FORMAT = 1
 MAX_HEADER = 16 * 2**20  # SDXL's 560 sites make 130 KB, all its parameters 400 KB
 KINDS: dict[type, str] = {TokenEdit: "word", LowRankEdit: "low rank", SecondPath: "second path", WeightEdit: "weights"}
 MAX_TEXT = 500  # letters of a word, a class, a name; what is longer says nothing to a person
+MAX_NOTE = 2**20  # letters of the description; its settings tell a few words of each picture, and folders are large
 STORED = {"F16", "BF16", "F32", "F64"}
 
 
@@ -50,7 +51,9 @@ def save(edit: Edit, path: Path, dtype: torch.dtype = torch.float16) -> None:
         tensors["sketch"] = _stored("sketch", edit.about.sketch, torch.float32)
     try:
         text = json.dumps({"format": FORMAT, "about": about, "parts": parts}, allow_nan=False, default=_plain)
-        _check_strings(json.loads(text))
+        _check_strings([json.loads(text), list(tensors)])
+        if len(text) > MAX_NOTE:
+            raise Refusal(f"they are {len(text):,} letters long, at most {MAX_NOTE:,} are allowed")
     except (TypeError, ValueError) as reason:
         raise Refusal(f"The concept's settings cannot be kept in a file: {reason}.") from None
     write(safetensors.torch.save(tensors, {"namesake": text}), path, "concept")
@@ -70,10 +73,43 @@ def write(data: bytes, path: Path, what: str) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as reason:
-        raise Refusal(f"The {what} cannot be written to {path}: {reason.strerror}; choose another place.") from None
+        raise Refusal(
+            f"The {what} cannot be written to {_printable(path)}: {reason.strerror}; choose another place."
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def folder_for(folder: Path, option: str = "-o") -> Path:
+    """A folder that is there and can be written to; it is made where it is missing.
+
+    Raises:
+        Refusal: it cannot be made or written to; `option` names another one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(
+            f'The folder "{_printable(folder)}" cannot be made: {error.strerror}; name another with {option}.'
+        ) from None
+    check_writable(folder, option)
+    return folder
+
+
+def check_writable(folder: Path, option: str = "-o") -> None:
+    """Refuse a folder that cannot be written to, by trying, so that a long work is not done in vain."""
+    trial = folder / f".namesake-{uuid.uuid4().hex[:8]}"
+    try:
+        with open(trial, "xb") as file:
+            file.write(b"0")
+    except OSError as error:
+        raise Refusal(
+            f'The folder "{_printable(folder)}" cannot be written to: {error.strerror}; name another with {option}.'
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink(missing_ok=True)
 
 
 def _apart(part: Part) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -122,9 +158,11 @@ def load(path: Path) -> Edit:
         note, shapes = _note(path, header), _shapes(path, header)
         tensors = load_file(path)
     except OSError as reason:
-        raise Refusal(f"The concept file {_named(path)} cannot be read: {reason.strerror or reason}.") from None
+        raise Refusal(f"The concept file {_printable(path)} cannot be read: {reason.strerror or reason}.") from None
     except SafetensorError as reason:
-        raise Refusal(f"The concept file {_named(path)} is damaged ({reason}); get it or make it again.") from None
+        raise Refusal(
+            f"The concept file {_printable(path)} is damaged ({_printable(reason)}); get it or make it again."
+        ) from None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             _refuse(path, f"its tensor {name} holds values that are not finite")
@@ -133,13 +171,13 @@ def load(path: Path) -> Edit:
     return _edit(path, note, {name: tensor.float() for name, tensor in tensors.items()})
 
 
-def _named(path: Path) -> str:
-    """A file's name without what would act on a terminal."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
+def _printable(value: object) -> str:
+    """A file's name, or what a library says of its content, without what would act on a terminal."""
+    return str(value) if str(value).isprintable() else ascii(str(value))
 
 
 def _refuse(path: Path, what: str) -> NoReturn:
-    raise Refusal(f"The concept file {_named(path)} is damaged or not a concept: {what}; get it or make it again.")
+    raise Refusal(f"The concept file {_printable(path)} is damaged or not a concept: {what}; get it or make it again.")
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -150,7 +188,7 @@ def _header(path: Path) -> dict[str, Any]:
         if length is None or length > size - 8 or file.read(1) != b"{":
             if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
                 raise Refusal(
-                    f"The concept file {_named(path)} is a pickle, which can run code and is never opened; get the "
+                    f"The concept file {_printable(path)} is a pickle, which can run code and is never opened; get the "
                     "concept as .safetensors."
                 )
             found = (
@@ -177,7 +215,11 @@ def _note(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     metadata = header.get("__metadata__")
     text = metadata.get("namesake") if isinstance(metadata, dict) else None
     if not isinstance(text, str):
-        raise Refusal(f"{_named(path)} is a .safetensors file but not a concept; make one with `namesake personalize`.")
+        raise Refusal(
+            f"{_printable(path)} is a .safetensors file but not a concept; make one with `namesake personalize`."
+        )
+    if len(text) > MAX_NOTE:
+        _refuse(path, f"its description is {len(text):,} letters long, at most {MAX_NOTE:,} are allowed")
     try:
         note = json.loads(text)
         _check_strings([note, list(header)])
@@ -186,7 +228,7 @@ def _note(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(note, dict) or note.get("format") != FORMAT:
         found = note.get("format") if isinstance(note, dict) else None
         raise Refusal(
-            f"The concept file {_named(path)} has the format {str(found)[:20]!r}, this version reads {FORMAT}; "
+            f"The concept file {_printable(path)} has the format {str(found)[:20]!r}, this version reads {FORMAT}; "
             "update namesake, or make the concept again."
         )
     return note
@@ -209,17 +251,19 @@ def _shapes(path: Path, header: dict[str, Any]) -> dict[str, list[int]]:
     return shapes
 
 
-def _check_strings(value: Any) -> None:
-    """Refuse control characters and what else does not print, in any string, key or value."""
+def _check_strings(value: Any, longest: int = MAX_TEXT) -> None:
+    """Refuse control characters and what else does not print, and texts without end, in any string, key or value."""
     if isinstance(value, str) and not value.isprintable():
         raise Refusal(f"the text {value[:40]!r} holds characters that do not print")
+    if isinstance(value, str) and len(value) > longest:
+        raise Refusal(f"the text {value[:40]!r} is {len(value):,} letters long, at most {longest:,} are allowed")
     if isinstance(value, dict):
         for key, inner in value.items():
             _check_strings(key)
-            _check_strings(inner)
+            _check_strings(inner, MAX_NOTE if key == "settings" else longest)
     if isinstance(value, list):
         for inner in value:
-            _check_strings(inner)
+            _check_strings(inner, longest)
 
 
 def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
@@ -236,8 +280,6 @@ def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
         value = owner.get(name)
         if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
             _refuse(path, f"its description has {str(value)[:40]!r} for {name}")
-        if isinstance(value, str) and len(value) > MAX_TEXT:
-            _refuse(path, f"its {name} is {len(value):,} letters long, at most {MAX_TEXT} are allowed")
         return value
 
     def words(owner: dict[str, Any]) -> tuple[str, ...] | None:
@@ -303,6 +345,6 @@ def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
     except OverflowError:
         _refuse(path, "its description holds an absurd number")
     except Refusal as reason:
-        if _named(path) in str(reason):
+        if _printable(path) in str(reason):
             raise
-        raise Refusal(f"The concept file {_named(path)} is not sound. {reason}") from None
+        raise Refusal(f"The concept file {_printable(path)} is not sound. {reason}") from None

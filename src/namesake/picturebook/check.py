@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from namesake.edits.file import write
+from namesake.edits.file import check_writable, folder_for, write
 from namesake.errors import Refusal
 from namesake.picturebook.captions import Caption
 from namesake.picturebook.concept import Concept
@@ -350,6 +349,10 @@ def main(
 
     Returns:
         Whether all bars hold. The last line printed says so.
+
+    Raises:
+        Refusal: for a number out of range, a page without its marks, a model or judge that does not fit, and a place that
+            cannot be written; all before anything is measured.
     """
     from rich.console import Console
     from rich.table import Table
@@ -363,17 +366,14 @@ def main(
         if not docs.is_file():
             raise Refusal(f'There is no page "{docs}" to write the table to.')
         into_page(docs.read_text(), "")
+        check_writable(docs.parent, "--docs")
     folder = model or Path(__file__).parent / "model"
     world, reader = world_of(folder), Judge.load(judge or SHIPPED)
     if missing := [
         n for n in (*world.categories, *world.places) if n not in (*reader.world.categories, *reader.world.places)
     ]:
         raise Refusal(f"The judge does not know {', '.join(missing)}; train it on the world of the model.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "check.md").touch()
-    except OSError as error:
-        raise Refusal(f'The folder "{output}" cannot be written to: {error.strerror}; name another.') from None
+    folder_for(output)
     bars, more = measure(Backbone.load(str(folder)), reader, world, output, count, seed)
 
     table = Table(*HEADER)
@@ -390,7 +390,7 @@ def main(
     write(text.encode(), output / "check.md", "table")
     if docs is not None:
         sheet = docs.with_name(f"{docs.stem}_check.png")
-        shutil.copyfile(output / "first.png", sheet)
+        write((output / "first.png").read_bytes(), sheet, "sheet")
         shown = f"\n![Unseen prompts, drawn by the model]({sheet.name})\n"
         write(into_page(docs.read_text(), text + shown).encode(), docs, "page")
     console.print(last, soft_wrap=True, highlight=False)

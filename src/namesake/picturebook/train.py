@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +28,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -43,6 +41,7 @@ from namesake.picturebook.dataset import Drawings, draw_ahead, read_ahead
 from namesake.picturebook.figures import BY_NAME
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, RELATIONS, SMALL_WORLD, STYLES, WORN, Scene, World
+from namesake.train.pretrain import launched
 
 TEXT_LENGTH = 48
 """Tokens of a prompt, begin and end included; the longest caption of the grammar has fewer (a test)."""
@@ -381,7 +380,9 @@ def run_stage(
             step += 1
             for key, number in {"loss": float(value.detach()), **seen}.items():
                 figures[key] = number if key not in figures else 0.98 * figures[key] + 0.02 * number
-            if main and not all(math.isfinite(v) for v in figures.values()):
+            # Asked of all processes: one that went on alone would wait for the others at its next gradient.
+            bad = torch.tensor(float(not all(math.isfinite(v) for v in figures.values())), device=accelerator.device)
+            if float(accelerator.reduce(bad, "sum")) > 0:
                 raise Refusal(
                     f"Training of {name} diverged at step {step}: {figures}; lower the rates and start from the last checkpoint."
                 )
@@ -996,7 +997,7 @@ STANDS_ON = {
     "autoencoder": ("drawings",),
     "text_encoder": ("tokenizer",),
     "unet": ("drawings", "tokenizer", "autoencoder"),
-    "image_encoder": ("drawings", "tokenizer"),
+    "image_encoder": ("drawings", "tokenizer", "text_encoder"),
     "decoder": ("drawings", "autoencoder"),
 }
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
@@ -1008,6 +1009,7 @@ def _check_begun(stage: str, work: Path, model: Path) -> None:
         "drawings": [f'drawings in "{work / scenes}"' for scenes in SCENES if not any((work / scenes).glob("*.json"))],
         "tokenizer": [] if (model / "tokenizer").is_dir() else [f'tokenizer in "{model}"'],
         "autoencoder": [] if (model / "vae").is_dir() else [f'autoencoder in "{model}"'],
+        "text_encoder": [] if (model / "text_encoder").is_dir() else [f'text encoder in "{model}"'],
     }
     for before in STANDS_ON.get(stage, ()):
         if lacking[before]:
@@ -1029,6 +1031,10 @@ def main(
         model: the diffusers folder to write; the shipped one by default.
         stage: one of `STAGES`; all of them in order by default.
         steps: another number of steps for the named stage.
+
+    Raises:
+        Refusal: for an unknown preset or stage, steps for a stage without, a stage before those that it stands on (before
+            anything is written), and a loss that is not finite (in every process).
     """
     if preset not in PRESETS:
         raise Refusal(f"There is no preset {preset!r}; choose one of {', '.join(PRESETS)}.")
@@ -1042,8 +1048,7 @@ def main(
     _check_begun(stage, work, model)
     if steps:
         recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), steps=steps)})
-    # The others wait while one process draws, or trains the judge.
-    accelerator = Accelerator(cpu=preset == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
+    accelerator = launched(cpu=preset == "cpu")
     model.mkdir(parents=True, exist_ok=True)
     for name in (stage,) if stage else STAGES:
         if name == "tokenizer" and accelerator.is_main_process:

@@ -292,21 +292,24 @@ class _Shares(Sequence[range]):
 # The loop
 
 
-def launched(tracker: str | None = None, folder: Path | None = None) -> Any:
-    """The accelerator of this process; `tracker` is one that accelerate knows (tensorboard, wandb, trackio, ...)."""
+def launched(tracker: str | None = None, folder: Path | None = None, cpu: bool = False) -> Any:
+    """The accelerator of this process; `tracker` is one that accelerate knows (tensorboard, wandb, trackio, ...); `cpu` leaves
+    a GPU that is there alone."""
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     here = torch.cuda.is_available() or torch.backends.mps.is_available()
     try:
         return Accelerator(
-            cpu=not here,
+            cpu=cpu or not here,
             mixed_precision="no",  # `half` says where; what an accelerate config says would reach the encoder too
             log_with=tracker,
             project_dir=folder,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=timedelta(days=1)),  # the others wait while one process draws ahead
+                InitProcessGroupKwargs(
+                    timeout=timedelta(days=1)
+                ),  # the others wait while one draws ahead, or trains a judge
             ],
         )
     except (ValueError, ImportError) as error:
