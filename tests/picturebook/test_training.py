@@ -273,7 +273,8 @@ def test_a_world_lists_the_words_that_it_uses():
     assert set(words_of(Drawings(world=SMALL_WORLD, seed=2).scene(5)[2].text)) <= set(words)
 
 
-def test_bad_names_are_refused(tmp_path, capsys):
+def test_bad_names_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_quiet", lambda: None)  # it is for the whole process
     with pytest.raises(Refusal, match="no preset 'tpu'"):
         train.main("tpu", tmp_path)
     with pytest.raises(Refusal, match="no stage 'unett'"):
