@@ -124,7 +124,7 @@ def write_mini(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> P
 class Pool:
     """The pool of workers, in this process."""
 
-    def __init__(self, max_workers=None): ...
+    def __init__(self, max_workers=None, initializer=None): ...
     def __enter__(self):
         return self
 
@@ -132,4 +132,4 @@ class Pool:
         return None
 
     def map(self, function, jobs):
-        return map(function, jobs)
+        return (function(job) for job in jobs)

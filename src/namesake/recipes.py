@@ -931,11 +931,13 @@ def pretrain(
         accelerator.wait_for_everyone()
         files = sorted((folder / "drawings").glob("????.npy"))[: -(-chosen.drawings // 2000)]
         kept = keep(files, backbone, encoder.features, accelerator)
-        targets, frames = None, []
+        targets, masks, frames = None, None, []
         if chosen.views:
             targets = keep([file.with_suffix(".target.npy") for file in files], backbone, None, accelerator, "targets")
+            masks = torch.cat([_pooled(file.with_suffix(".mask.npy"), targets[[0]][0].shape[2:]) for file in files])
             frames = [text for file in files for text in json.loads(file.with_suffix(".json").read_text())]
-        stream = Stream(backbone, Mixture([kept], seed=seed), kept, targets=targets, frames=frames)  # type: ignore[list-item]
+        drawn = Mixture([kept], seed=seed)  # type: ignore[list-item]
+        stream = Stream(backbone, drawn, kept, targets=targets, frames=frames, masks=masks)
         shown = _glimpses(seen().categories, backbone.size)
     # Views have captions of their own.
     prompts = [encoder.word] if stream.frames else sentences(backbone, encoder.word, TEMPLATES)
@@ -1098,6 +1100,15 @@ def _draw_pictures(folder: Path, recipe: PretrainRecipe, size: int, progress: Pr
     for done in ahead:
         if progress is not None:
             progress(done, count)
+
+
+def _pooled(file: Path, size: Sequence[int]) -> "Tensor":
+    """The masks of a file on the autoencoder's grid, half [N, 1, h, w], 0..1."""
+    import numpy as np
+    import torch
+
+    masks = torch.from_numpy(np.load(file))[:, None].float()
+    return torch.nn.functional.adaptive_avg_pool2d(masks, list(size)).half()
 
 
 def _glimpses(known: Sequence[str], size: int) -> "np.ndarray":

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,18 +83,38 @@ def test_workers_draw_every_index_once_and_only_what_is_missing(tmp_path, monkey
         return np.arange(start, stop, dtype=np.int64), [str(i) for i in range(start, stop)]
 
     monkeypatch.setattr(dataset, "_draw_range", numbered)
-    assert list(draw_ahead(tmp_path, 6_500)) == [0, 2000, 4000, 6000, 6500]
+    assert list(draw_ahead(tmp_path, 6_540)) == [*range(0, 6_501, 100), 6_540]
     pictures, captions = read_ahead(tmp_path)
-    assert pictures.tolist() == list(range(6_500))
-    assert captions == [str(i) for i in range(6_500)]
+    assert pictures.tolist() == list(range(6_540))
+    assert captions == [str(i) for i in range(6_540)]
     spans = [range(*job[-2:]) for job in OneAfterAnother.jobs]
-    assert sorted(i for span in spans for i in span) == list(range(6_500))
+    assert sorted(i for span in spans for i in span) == list(range(6_540))
 
     (tmp_path / "0001.json").unlink()  # as a kill between the two files of a shard leaves it
     OneAfterAnother.jobs = []
-    assert list(draw_ahead(tmp_path, 6_500))[-1] == 6_500
-    assert [job[-2:] for job in OneAfterAnother.jobs] == [(2000, 4000)]
-    assert read_ahead(tmp_path)[0].tolist() == list(range(6_500))
+    assert list(draw_ahead(tmp_path, 6_540))[-1] == 6_540
+    assert [job[-2:] for job in OneAfterAnother.jobs] == [(start, start + 100) for start in range(2000, 4000, 100)]
+    assert read_ahead(tmp_path)[0].tolist() == list(range(6_540))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs process groups")
+def test_ctrl_c_ends_drawing_at_once_and_the_workers_say_nothing(tmp_path):
+    code = f"""if True:
+        from pathlib import Path
+        from namesake.picturebook.dataset import draw_ahead
+        for done in draw_ahead(Path({str(tmp_path)!r}), 1_000_000, workers=2):
+            print(done, flush=True)
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    run = subprocess.Popen([sys.executable, "-c", code], text=True, start_new_session=True, **pipes)
+    assert run.stdout is not None
+    while run.stdout.readline().strip() != "100":
+        assert run.poll() is None
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal sends it: to all of them
+    _, said = run.communicate(timeout=60)  # a million drawings take an hour
+    assert run.returncode != 0
+    assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1, said
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_worker_draws_is_what_the_stream_shows(tmp_path):
@@ -169,11 +193,16 @@ def test_a_cut_drawing_is_the_drawing_about_its_largest_thing(monkeypatch):
 def test_two_views_are_of_one_concept_that_encoders_may_see(tmp_path, monkeypatch):
     views = Views(seed=5)
     pairs = [views[i] for i in range(24)]
-    for (reference, target, words), again in zip(pairs[:3], (Views(seed=5)[i] for i in range(3)), strict=True):
-        assert np.array_equal(reference, again[0])
-        assert np.array_equal(target, again[1])
-        assert words == again[2]
-    assert all(reference.shape == target.shape == (64, 64, 3) for reference, target, _ in pairs)
+    for pair, again in zip(pairs[:3], (Views(seed=5)[i] for i in range(3)), strict=True):
+        assert all(np.array_equal(one, other) for one, other in zip(pair, again, strict=True))
+    assert all(reference.shape == target.shape == (64, 64, 3) for reference, target, *_ in pairs)
+    assert all(mask.shape == (64, 64) and mask.dtype == bool and mask.any() for *_, mask, _ in pairs)
+    # The mask is of the target's thing: its colors stand out from those beside it, mirrored they do so less.
+    apart = [
+        [abs(target[where].mean(0) - target[~where].mean(0)).sum() for where in (mask, mask[:, ::-1], mask[::-1])]
+        for _, target, mask, _ in pairs
+    ]
+    assert np.argmax(apart, axis=1).tolist().count(0) >= 16, apart
     assert all(words.count("{}") == 1 for *_, words in pairs)
     kinds = set(views.world.categories)
     assert not kinds & {*HELD_OUT_NEAR, *HELD_OUT_FAR}
@@ -188,5 +217,6 @@ def test_two_views_are_of_one_concept_that_encoders_may_see(tmp_path, monkeypatc
     assert list(views_ahead(tmp_path, 3, seed=5)) == [0, 3]
     assert np.array_equal(np.load(tmp_path / "0000.npy")[2], pairs[2][0])
     assert np.array_equal(np.load(tmp_path / "0000.target.npy")[2], pairs[2][1])
+    assert np.array_equal(np.load(tmp_path / "0000.mask.npy")[2], pairs[2][2])
     assert json.loads((tmp_path / "0000.json").read_text()) == [words for *_, words in pairs[:3]]
     assert list(views_ahead(tmp_path, 3, seed=5)) == [3]

@@ -19,7 +19,7 @@ from namesake.errors import Refusal
 from namesake.methods.date import Date
 from namesake.train import pretrain as room
 from namesake.train.examples import sentences
-from namesake.train.pretrain import Kept, Plan, Stream, gathered, keep, launched, pretrain
+from namesake.train.pretrain import ELSEWHERE, Kept, Plan, Stream, gathered, keep, launched, pretrain
 
 SMALL = Date(base_word="thing", width=32, blocks=0, layers=1, rank=1, word_weight=5.0)
 PLAN = Plan(4, batch=4, rate=1e-2, warmup=1, save_every=2, log_every=1, preview_every=100)
@@ -157,7 +157,13 @@ def test_what_is_seen_and_what_is_drawn_may_be_two_pictures(backbone, tmp_path):
     kept = keep([tmp_path / "0000.npy"], backbone, stirred(backbone).features, launched())
     targets = keep([tmp_path / "0000.target.npy"], backbone, None, launched())
     said = [f"{{}} number {number}" for number in range(8)]
-    batch = next(Stream(backbone, Ready(), kept, targets=targets, frames=said)([range(2, 4)]))
+    masks = torch.zeros(8, 1, *targets[[0]][0].shape[2:])
+    masks[3, 0, 0, 0], masks[3, 0, 0, 1] = 1, 0.5
+    batch = next(Stream(backbone, Ready(), kept, targets=targets, frames=said, masks=masks)([range(2, 4)]))
+    assert batch.mask is not None
+    assert (batch.mask[0] == ELSEWHERE).all()
+    assert batch.mask[1].flatten()[:3].tolist() == pytest.approx([1, (1 + ELSEWHERE) / 2, ELSEWHERE])
+    assert next(Stream(backbone, Ready(), kept)([range(2, 4)])).mask is None
     assert batch.frames == said[2:4]
     assert torch.equal(batch.latents, targets[[2, 3]][0])
     for mine, own in zip(batch.features, kept[[2, 3]][1:], strict=True):

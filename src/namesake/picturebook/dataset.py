@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,14 +138,16 @@ class Views:
     """Two drawings of each concept, for an encoder that is told more than DATE's: what it sees, and what its word is to draw.
 
     Without the held-out categories. The reference shows the thing alone, at any pose in any place, every other one cut to it as
-    `Drawings` cuts; the target is a scene as the base model learned from, and its caption calls the thing "{}".
+    `Drawings` cuts; the target is a scene as the base model learned from, its caption calls the thing "{}", and a mask says
+    where the thing is.
     """
 
     def __init__(self, size: int = 64, world: World = SMALL_WORLD, seed: int = 4) -> None:
         self.size, self.world, self.seed = size, seen(world), seed
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        """The pictures of reference and target, uint8 `[S, S, 3]`, and the target's caption."""
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+        """The pictures of reference and target, uint8 `[S, S, 3]`; where the thing is in the target, bool `[64, 64]`; the
+        target's caption."""
         rng = np.random.default_rng([self.seed, index, 0x71E3])
         name = self.world.categories[rng.integers(len(self.world.categories))]
         made = concept(number_of("training", name, int(rng.integers(len(SPLITS["training"]) // 40 - 1))))
@@ -158,18 +162,19 @@ class Views:
         shown = replace(sample_scene(rng, "training", self.world), worn=None, second=None)
         if rng.uniform() < 0.8:  # the pictures that people bring are seldom paintings
             shown = replace(shown, style=sample_style(rng, "plain"))
-        target = draw(made, scene, self.size).picture
+        target = draw(made, scene, self.size)
+        told = (target.picture, target.truth.objects[0].mask, words.text)
         if index % 2:
-            return draw(made, shown, self.size).picture, target, words.text
+            return draw(made, shown, self.size).picture, *told
         reference = draw(made, shown, 2 * self.size)
-        return _cut(reference, reference.truth.objects[0].box, rng.uniform(0.15, 0.75), self.size), target, words.text
+        return _cut(reference, reference.truth.objects[0].box, rng.uniform(0.15, 0.75), self.size), *told
 
 
-def _view_range(job: tuple[World, int, int, int, int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _view_range(job: tuple[World, int, int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     world, seed, size, start, stop = job
     views = Views(size, world, seed)
-    references, targets, words = zip(*(views[i] for i in range(start, stop)), strict=True)
-    return np.stack(references), np.stack(targets), list(words)
+    references, targets, masks, words = zip(*(views[i] for i in range(start, stop)), strict=True)
+    return np.stack(references), np.stack(targets), np.stack(masks), list(words)
 
 
 def _draw_range(job: tuple[str, World, int, int, str, bool, int, int]) -> tuple[np.ndarray, list[str]]:
@@ -202,12 +207,14 @@ def draw_ahead(
 def views_ahead(
     folder: Path, count: int, *, world: World = SMALL_WORLD, seed: int = 4, size: int = 64, workers: int = 0
 ) -> Iterator[int]:
-    """The same for `Views`: `NNNN.npy` are the references, `NNNN.target.npy` the targets, `NNNN.json` what is said of those."""
+    """The same for `Views`: `NNNN.npy` are the references, `NNNN.target.npy` the targets, `NNNN.mask.npy` where the things are
+    in those, `NNNN.json` what is said of them."""
     jobs = {n: (world, seed, size, n * SHARD, min((n + 1) * SHARD, count)) for n in _shards(count)}
     yield from _ahead(folder, count, _view_range, jobs, workers)
 
 
 SHARD = 2000
+PIECE = 100  # drawings that a worker makes at a time: what Ctrl-C waits for, and how often progress is told
 
 
 def _shards(count: int) -> range:
@@ -217,20 +224,38 @@ def _shards(count: int) -> range:
 def _ahead(
     folder: Path, count: int, drawn: Callable[[Any], tuple[Any, ...]], jobs: dict[int, tuple[Any, ...]], workers: int
 ) -> Iterator[int]:
-    """Shards that are missing, each of pictures, perhaps pictures that belong to them, and texts."""
+    """Shards that are missing, each of pictures, perhaps what belongs to them, and texts."""
     folder.mkdir(parents=True, exist_ok=True)
     todo = {n: job for n, job in jobs.items() if not (folder / f"{n:04d}.json").exists()}
     done = count - sum(job[-1] - job[-2] for job in todo.values())
     yield done
-    with ProcessPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
-        for (n, job), (*pictures, texts) in zip(todo.items(), pool.map(drawn, todo.values()), strict=True):
-            for name, values in zip((f"{n:04d}", f"{n:04d}.target"), pictures, strict=False):
-                np.save(folder / f"{name}.part.npy", values)
-                os.replace(folder / f"{name}.part.npy", folder / f"{name}.npy")
-            (folder / f"{n:04d}.part").write_text(json.dumps(texts))
-            os.replace(folder / f"{n:04d}.part", folder / f"{n:04d}.json")
+    pieces = [
+        (n, (*job[:-2], start, min(start + PIECE, job[-1])))
+        for n, job in todo.items()
+        for start in range(job[-2], job[-1], PIECE)
+    ]
+    made: list[tuple[Any, ...]] = []
+    with (
+        ProcessPoolExecutor(max_workers=workers or os.cpu_count(), initializer=deaf) as pool,
+        closing(pool.map(drawn, [job for _, job in pieces])) as results,  # closed, what is not under way is called off
+    ):
+        for (n, job), piece in zip(pieces, results, strict=True):
+            made.append(piece)
+            if job[-1] == todo[n][-1]:
+                *pictures, texts = zip(*made, strict=True)
+                for name, values in zip((f"{n:04d}", f"{n:04d}.target", f"{n:04d}.mask"), pictures, strict=False):
+                    np.save(folder / f"{name}.part.npy", np.concatenate(values))
+                    os.replace(folder / f"{name}.part.npy", folder / f"{name}.npy")
+                (folder / f"{n:04d}.part").write_text(json.dumps([text for some in texts for text in some]))
+                os.replace(folder / f"{n:04d}.part", folder / f"{n:04d}.json")
+                made.clear()
             done += job[-1] - job[-2]
             yield done
+
+
+def deaf() -> None:
+    """A worker leaves Ctrl-C to the process that it works for, which ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def read_ahead(folder: Path) -> tuple[np.ndarray, list[str]]:

@@ -23,6 +23,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +46,7 @@ from namesake.picturebook.concept import (
     sample_color,
     sample_concept,
 )
+from namesake.picturebook.dataset import deaf
 from namesake.picturebook.draw import FRAME, Truth, draw, pixel_cells
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, STYLES, WORN, Pose, Scene, World, sample_scene
@@ -259,11 +261,15 @@ def draw_judge_data(folder: Path, count: int, seed: int = 0, workers: int = 0, w
     jobs = [(folder, seed, start, min(records, -(-count // 4) - start), world) for start in todo]
     # "spawn": a fork of a process whose torch has threads may hang.
     context = multiprocessing.get_context("spawn")
-    with Progress() as progress, ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
+    with (
+        Progress() as progress,
+        ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context, initializer=deaf) as pool,
+        closing(pool.map(_draw_shard, jobs)) as results,
+    ):
         bar = progress.add_task(
             "judge: drawings", total=-(-count // 4), completed=-(-count // 4) - sum(job[3] for job in jobs)
         )
-        for done in pool.map(_draw_shard, jobs):
+        for done in results:
             progress.advance(bar, done)
 
 

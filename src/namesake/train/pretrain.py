@@ -36,6 +36,7 @@ from namesake.errors import Refusal
 from namesake.train.examples import encoded
 from namesake.train.fit import Batch, EditModule, dice, loss_of, patient, stratified, timesteps
 
+ELSEWHERE = 0.15  # what the rest of a picture counts where the thing's place is known: enough for it to stay as it is
 CHUNK = 100  # pictures that the frozen networks look at together when features are kept
 
 
@@ -212,7 +213,8 @@ class Stream:
         pictures: see `Pictures`.
         kept: of the pictures of one source, in the place of reading them.
         targets: latents of what each kept picture's word is to draw, by default the picture itself; frames: what is then
-            said of it, see `Batch`.
+            said of it, see `Batch`; masks: where the thing is in it, 0..1. The rest then counts `ELSEWHERE` as much: most of
+            a picture, and most of its error, is not the thing, and nothing about it can be learned from another picture.
         workers: processes that read ahead; 0 reads in this one.
     """
 
@@ -224,9 +226,10 @@ class Stream:
         workers: int = 0,
         targets: Kept | None = None,
         frames: Sequence[str] = (),
+        masks: Float[Tensor, "N 1 h w"] | None = None,
     ) -> None:
         self.backbone, self.pictures, self.kept, self.workers = backbone, pictures, kept, workers
-        self.targets, self.frames = targets, frames
+        self.targets, self.frames, self.masks = targets, frames, masks
         self.skipped = 0
 
     def __call__(self, parts: Sequence[range]) -> Iterator[Batch]:
@@ -238,7 +241,8 @@ class Stream:
                 if self.targets is not None:
                     latents = self.targets[numbers][0]
                 said = [self.frames[number] for number in numbers] if self.frames else []
-                yield Batch(latents, [], origin=torch.tensor(numbers), features=tuple(features), frames=said)
+                mask = None if self.masks is None else ELSEWHERE + (1 - ELSEWHERE) * self.masks[numbers].float()
+                yield Batch(latents, [], mask=mask, origin=torch.tensor(numbers), features=tuple(features), frames=said)
             return
         loader = torch.utils.data.DataLoader(
             _Parts(self.pictures, parts),
