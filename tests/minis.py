@@ -132,4 +132,6 @@ class Pool:
         return None
 
     def map(self, function, jobs):
-        return (function(job) for job in jobs)
+        return map(function, jobs)
+
+    def shutdown(self, cancel_futures=False): ...

@@ -934,7 +934,7 @@ def pretrain(
         targets, masks, frames = None, None, []
         if chosen.views:
             targets = keep([file.with_suffix(".target.npy") for file in files], backbone, None, accelerator, "targets")
-            masks = torch.cat([_pooled(file.with_suffix(".mask.npy"), targets[[0]][0].shape[2:]) for file in files])
+            masks = torch.cat([_pooled(file.with_suffix(".mask.npy"), targets[[0]][0]) for file in files])
             frames = [text for file in files for text in json.loads(file.with_suffix(".json").read_text())]
         drawn = Mixture([kept], seed=seed)  # type: ignore[list-item]
         stream = Stream(backbone, drawn, kept, targets=targets, frames=frames, masks=masks)
@@ -1102,13 +1102,13 @@ def _draw_pictures(folder: Path, recipe: PretrainRecipe, size: int, progress: Pr
             progress(done, count)
 
 
-def _pooled(file: Path, size: Sequence[int]) -> "Tensor":
-    """The masks of a file on the autoencoder's grid, half [N, 1, h, w], 0..1."""
+def _pooled(file: Path, latents: "Tensor") -> "Tensor":
+    """The masks of a file on the grid of some latents, half [N, 1, h, w], 0..1."""
     import numpy as np
     import torch
 
     masks = torch.from_numpy(np.load(file))[:, None].float()
-    return torch.nn.functional.adaptive_avg_pool2d(masks, list(size)).half()
+    return torch.nn.functional.adaptive_avg_pool2d(masks, (latents.shape[2], latents.shape[3])).half()
 
 
 def _glimpses(known: Sequence[str], size: int) -> "np.ndarray":

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,11 +235,8 @@ def _ahead(
         for start in range(job[-2], job[-1], PIECE)
     ]
     made: list[tuple[Any, ...]] = []
-    with (
-        ProcessPoolExecutor(max_workers=workers or os.cpu_count(), initializer=deaf) as pool,
-        closing(pool.map(drawn, [job for _, job in pieces])) as results,  # closed, what is not under way is called off
-    ):
-        for (n, job), piece in zip(pieces, results, strict=True):
+    with ProcessPoolExecutor(max_workers=workers or os.cpu_count(), initializer=deaf) as pool, called_off(pool):
+        for (n, job), piece in zip(pieces, pool.map(drawn, [job for _, job in pieces]), strict=True):
             made.append(piece)
             if job[-1] == todo[n][-1]:
                 *pictures, texts = zip(*made, strict=True)
@@ -251,6 +248,15 @@ def _ahead(
                 made.clear()
             done += job[-1] - job[-2]
             yield done
+
+
+@contextmanager
+def called_off(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """When this is left early, a pool waits for what is under way and not for what is still to come."""
+    try:
+        yield
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def deaf() -> None:

@@ -23,7 +23,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +45,7 @@ from namesake.picturebook.concept import (
     sample_color,
     sample_concept,
 )
-from namesake.picturebook.dataset import deaf
+from namesake.picturebook.dataset import called_off, deaf
 from namesake.picturebook.draw import FRAME, Truth, draw, pixel_cells
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, STYLES, WORN, Pose, Scene, World, sample_scene
@@ -264,12 +263,12 @@ def draw_judge_data(folder: Path, count: int, seed: int = 0, workers: int = 0, w
     with (
         Progress() as progress,
         ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context, initializer=deaf) as pool,
-        closing(pool.map(_draw_shard, jobs)) as results,
+        called_off(pool),
     ):
         bar = progress.add_task(
             "judge: drawings", total=-(-count // 4), completed=-(-count // 4) - sum(job[3] for job in jobs)
         )
-        for done in results:
+        for done in pool.map(_draw_shard, jobs):
             progress.advance(bar, done)
 
 
