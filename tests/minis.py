@@ -3,6 +3,7 @@
 They prove loading and contracts, never quality. A mini is written in about a second and holds 2 to 4 MB.
 """
 
+from concurrent.futures import Executor
 from pathlib import Path
 
 import torch
@@ -121,17 +122,12 @@ def write_mini(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> P
     return Path(folder)
 
 
-class Pool:
+class Pool(Executor):
     """The pool of workers, in this process."""
 
     def __init__(self, max_workers=None, initializer=None): ...
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
 
     def map(self, function, jobs):
         return map(function, jobs)
 
-    def shutdown(self, cancel_futures=False): ...
+    def shutdown(self, wait=True, cancel_futures=False): ...

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -251,7 +251,7 @@ def _ahead(
 
 
 @contextmanager
-def called_off(pool: ProcessPoolExecutor) -> Iterator[None]:
+def called_off(pool: Executor) -> Iterator[None]:
     """When this is left early, a pool waits for what is under way and not for what is still to come."""
     try:
         yield
