@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from namesake import cli, recipes
-from namesake.edits import Edit
+from namesake.edits import Edit, LowRankEdit
 from namesake.errors import Refusal
 from namesake.sheet import read_settings
 
@@ -271,6 +271,9 @@ def test_show_says_what_a_concept_is(capsys, backbone, concept):
     assert nearest.split()[2] == "cat"  # one step away from it
     assert float(nearest.split()[3].rstrip(",")) > 0.9
     edit = Edit.load(concept)
+    offsets = tuple(part for part in edit.parts if isinstance(part, LowRankEdit))
+    Edit(offsets, edit.about).save(Path("wordless.safetensors"))
+    assert "none, as the concept has no word" in recipes.show("wordless.safetensors")
     Edit(edit.parts, replace(edit.about, settings={"context": "in the snow; " * 100})).save(Path("long.safetensors"))
     assert max(map(len, recipes.show("long.safetensors").splitlines())) < 300
 

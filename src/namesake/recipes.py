@@ -383,7 +383,9 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
     nearest = _nearest(edit, model, count)
     words_near = ", ".join(f"{text} {near:.2f}" for text, near in nearest)
     lines["nearest words"] = words_near or (
-        f"not known for {model}, which is not at hand or another model (--model names the concept's own)"
+        "none, as the concept has no word of its own"
+        if not edit.of(TokenEdit)
+        else f"not known for {model}, which is not at hand or another model (--model names the concept's own)"
         if isinstance(model, str | Path)
         else "unknown, as the base model is not at hand (--model names it)"
     )

@@ -19,6 +19,7 @@ from namesake.picturebook import train
 from namesake.picturebook.captions import words_of
 from namesake.picturebook.concept import COLORS, PATTERNS, concept, number_of
 from namesake.picturebook.dataset import Drawings
+from namesake.picturebook.judge import SHIPPED
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import SMALL_WORLD, STYLES, WORN, Pose, Scene, Style, Worn
 from namesake.picturebook.train import (
@@ -298,9 +299,26 @@ def test_bad_names_are_refused(tmp_path, capsys, monkeypatch):
     ):
         if stage != "unet":
             (tmp_path / "model" / "tokenizer").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "model" / "tokenizer" / "tokenizer.json").write_text("{}")
+            (tmp_path / "model" / "vae").mkdir(exist_ok=True)  # without anything in it
         with pytest.raises(Refusal, match=f"There is no {lacking} in"):
             train.main("cpu", tmp_path / "work", tmp_path / "model", stage=stage)
         assert (tmp_path / "model").exists() == (stage != "unet")
+
+
+def test_the_judge_is_kept_beside_the_model_that_was_named(tmp_path, monkeypatch):
+    kept = []
+
+    class Trained:
+        def save(self, path):
+            kept.append(path)
+
+    monkeypatch.setattr("namesake.picturebook.judge.draw_judge_data", lambda *_, **__: None)
+    monkeypatch.setattr("namesake.picturebook.judge.train_judge", lambda *_, **__: Trained())
+    monkeypatch.setattr(train, "write_index", lambda model, world: None)
+    train.main("cpu", tmp_path, tmp_path / "new" / "model", stage="judge")
+    train.main("cpu", tmp_path, stage="judge")
+    assert kept == [tmp_path / "new" / "judge" / "judge.safetensors", SHIPPED]
 
 
 def test_the_others_wait_a_day_while_one_process_trains_the_judge(tmp_path, monkeypatch):

@@ -112,8 +112,8 @@ class LowRankEdit:
                 and 0 < down.shape[-2] == up.shape[-1] <= MAX_RANK
             ):
                 raise Refusal(
-                    f"The low-rank offset at {path} has factors of shape {tuple(down.shape)} and "
-                    f"{tuple(up.shape)}; [r, in] and [out, r] with r from 1 to {MAX_RANK} are wanted."
+                    f"The low-rank offset at {path} has factors of shape {tuple(down.shape)[-4:]} and "
+                    f"{tuple(up.shape)[-4:]}; [r, in] and [out, r] with r from 1 to {MAX_RANK} are wanted."
                 )
             batches.add(down.shape[:-2])
         if len(batches) > 1:

@@ -1005,11 +1005,15 @@ STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet
 
 def _check_begun(stage: str, work: Path, model: Path) -> None:
     """Refuse a stage alone before those that it stands on."""
+
+    def empty(folder: Path) -> bool:
+        return not folder.is_dir() or not any(folder.iterdir())
+
     lacking = {
         "drawings": [f'drawings in "{work / scenes}"' for scenes in SCENES if not any((work / scenes).glob("*.json"))],
-        "tokenizer": [] if (model / "tokenizer").is_dir() else [f'tokenizer in "{model}"'],
-        "autoencoder": [] if (model / "vae").is_dir() else [f'autoencoder in "{model}"'],
-        "text_encoder": [] if (model / "text_encoder").is_dir() else [f'text encoder in "{model}"'],
+        "tokenizer": [f'tokenizer in "{model}"'] if empty(model / "tokenizer") else [],
+        "autoencoder": [f'autoencoder in "{model}"'] if empty(model / "vae") else [],
+        "text_encoder": [f'text encoder in "{model}"'] if empty(model / "text_encoder") else [],
     }
     for before in STANDS_ON.get(stage, ()):
         if lacking[before]:
@@ -1028,7 +1032,7 @@ def main(
     Args:
         preset: "cpu" or "gpu".
         work: folder of drawings, checkpoints, curves and sheets.
-        model: the diffusers folder to write; the shipped one by default.
+        model: the diffusers folder to write, the shipped one by default; the judge goes into the folder `judge` beside it.
         stage: one of `STAGES`; all of them in order by default.
         steps: another number of steps for the named stage.
 
@@ -1069,13 +1073,13 @@ def main(
         elif name == "image_encoder":
             train_image_encoder(recipe, work, model, accelerator)
         elif name == "judge" and accelerator.is_main_process:
-            from namesake.picturebook.judge import SHIPPED, draw_judge_data, train_judge
+            from namesake.picturebook.judge import draw_judge_data, train_judge
 
             draw_judge_data(work / "judge", recipe.judge_drawings, world=recipe.world)
             judge = train_judge(
                 work / "judge", work / "judge_training", minutes=recipe.judge_minutes, world=recipe.world
             )
-            judge.save(SHIPPED)
+            judge.save(model.parent / "judge" / "judge.safetensors")
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_index(model, recipe.world)

@@ -311,9 +311,7 @@ def launched(tracker: str | None = None, folder: Path | None = None, cpu: bool =
             project_dir=folder,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(
-                    timeout=timedelta(days=1)
-                ),  # the others wait while one draws ahead, or trains a judge
+                InitProcessGroupKwargs(timeout=timedelta(days=1)),  # one may draw ahead, or train a judge, meanwhile
             ],
         )
     except (ValueError, ImportError) as error:
