@@ -7,16 +7,19 @@
 
 `--claims 1,2` measures what these claims need and nothing else. Two processes share the work with `--part 0/2` and
 `--part 1/2`; the same command without a part then finds all measured and prints the tables, with `--docs PAGE` into the
-marked place of a page as well. Whatever is there already is kept, so every part of it can be stopped and taken up again.
+marked place of a page as well. Whatever is there already is kept, so every part of it can be stopped and taken up again:
+the figures of each arm and concept are a line of `--keep FILE`, by default `figures.jsonl` in the folder, which can be
+carried to another machine.
 
-Into the folder go `encoders/` (of the ablations, with `drawings/` that they see), `choice.json` (LoRA's), one JSON file
-and one sheet for each arm and concept under `given/` (with the class word) and `read/` (with the word that the encoder
-under test comes nearest to), and `summary.json`.
+Into the folder go `encoders/` (of the ablations, with `drawings/` that they see), `choice.json` (LoRA's), a sheet for
+each arm and concept under `given/` (with the class word) and `read/` (with the word that the encoder under test comes
+nearest to), and `summary.json`.
 """
 
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,8 +38,18 @@ from namesake.edits import Edit, TokenEdit
 from namesake.errors import Refusal
 from namesake.evaluate import claims
 from namesake.evaluate.claims import LORA_STEPS, Taught
-from namesake.evaluate.cold_start import WORD, Arm, by_concept, measure, reference_of, ruler_of, table
-from namesake.generate import generate
+from namesake.evaluate.cold_start import (
+    WORD,
+    Arm,
+    by_concept,
+    condensed,
+    key_of,
+    measure,
+    measure_concept,
+    reference_of,
+    ruler_of,
+    table,
+)
 from namesake.methods import date
 from namesake.methods.date import Date, DateEncoder
 from namesake.methods.lora import Lora
@@ -69,7 +82,8 @@ WAYS = {"given": False, "read": True}  # where the class word comes from
 
 @dataclass
 class Bench:
-    """What all measurements share. chosen: LoRA's rate and best number of steps; needed: the longest of its runs."""
+    """What all measurements share. chosen: LoRA's rate and best number of steps. samples: that an ablation's encoder sees.
+    needed: LoRA's lengths that one run keeps."""
 
     backbone: Backbone
     judge: Judge
@@ -79,6 +93,8 @@ class Bench:
     seeds: int
     steps: int  # of the scheduler
     chosen: dict[str, float]
+    ledger: claims.Ledger
+    samples: int = SAMPLES
     needed: Sequence[int] = LORA_STEPS
     _encoders: dict[str, DateEncoder] = field(default_factory=dict)
     _words: dict[bytes, str] = field(default_factory=dict)
@@ -147,35 +163,74 @@ class Bench:
             self._run = (key, seen)
         return self._run[1][steps]
 
-    def made_with(self, taught: Taught, read: bool, rate: float | None = None) -> dict[str, Any]:
-        """All that an arm's figures depend on beside the model and the concept."""
-        told: dict[str, Any] = {"arm": asdict(taught), "bounds": False}
+    def word(self, picture: UInt8[Tensor, "1 H W 3"], made: Concept, way: str) -> str:
+        """The class word that an arm is told."""
+        return self.hard(picture) if WAYS[way] else made.category
+
+    def made_with(self, taught: Taught, word: str, read: bool, rate: float | None = None) -> dict[str, Any]:
+        """All that an arm's figures depend on beside the models and the concept. Cold start and LoRA begin at the word
+        that they are told, wherever it comes from; an encoder's own word begins elsewhere where the class is read."""
+        told: dict[str, Any] = {"arm": asdict(taught), "word": word}
         if taught.what == "cold start":
-            told["method"] = asdict(method_of(COLD_START, "picturebook"))
-        elif taught.what == "LoRA":
-            told["method"] = asdict(_lora(self.chosen.get("rate", RATES[0]) if rate is None else rate))
-        else:
-            told |= {"method": asdict(tuning_of("picturebook")), "encoder": _digest(self.path(taught.what))}
-        return told | ({"reader": _digest(self.path("encoder"))} if read else {})
+            return told | {"method": asdict(method_of(COLD_START, "picturebook"))}
+        if taught.what == "LoRA":
+            return told | {"method": asdict(_lora(self.chosen.get("rate", RATES[0]) if rate is None else rate))}
+        return told | {"method": asdict(tuning_of("picturebook")), "encoder": self.identity(taught.what), "read": read}
+
+    def identity(self, what: str) -> Any:
+        """What tells an encoder from others: its file, or how an ablation's was trained, which can be done again."""
+        if what == "encoder":
+            return hashlib.sha256(self.path(what).read_bytes()).hexdigest()[:16]
+        return trained_as(what, self.world, self.samples)
+
+    def key(self, split: str, made: Concept, told: Any) -> str:
+        fixed = [self.seeds, self.steps, self.world.categories, self.world.places]
+        return f"{split} {made.number} {key_of(self.backbone, self.judge, [told, fixed])}"
 
     def measured(
-        self, split: str, made: Concept, place: str, arms: Mapping[str, Arm], settings: Any, bounds: bool = False
+        self, split: str, made: Concept, place: str, arms: Mapping[str, Arm], told: Any, bounds: bool = False
     ) -> dict[str, Any]:
-        """The figures of one concept, from its file where it was measured already."""
-        folder = self.out / split / place
-        return measure(
-            self.backbone, self.judge, arms, folder, self.world, concepts=[made], split=split, seeds=self.seeds,
-            steps=self.steps, bounds=bounds, note=claims.note, settings=settings,
-        )[0]  # fmt: skip
+        """The figures of one concept, from the ledger where they are known."""
+
+        def anew() -> dict[str, Any]:
+            folder = self.out / split / place
+            return condensed(
+                measure(
+                    self.backbone, self.judge, arms, folder, self.world, concepts=[made], split=split, seeds=self.seeds,
+                    steps=self.steps, bounds=bounds, note=claims.note, settings=told,
+                )[0]
+            )  # fmt: skip
+
+        return self.ledger.get(self.key(split, made, told), anew)
 
     def concept(self, split: str, made: Concept, arms: Sequence[Taught], way: str) -> dict[str, Any]:
         """A concept's bounds and arms."""
-        read = WAYS[way]
-        parts = [self.measured(split, made, "bounds", {}, {"bounds": True}, bounds=True)]
+        word, read = self.word(reference(made, self.world), made, way), WAYS[way]
+        parts = [self.measured(split, made, "bounds", {}, BOUNDS, bounds=True)]
         for one in arms:
-            place = f"{way}/{one.name}"
-            parts.append(self.measured(split, made, place, {one.name: self.arm(one, read)}, self.made_with(one, read)))
+            told = self.made_with(one, word, read)
+            parts.append(self.measured(split, made, f"{way}/{one.name}", {one.name: self.arm(one, read)}, told))
         return claims.joined([[part] for part in parts])[0]
+
+    def lacking(self, split: str, concepts: Sequence[Concept], arms: Sequence[Taught]) -> list[Taught | None]:
+        """What of a grid is not measured yet, once for each concept and class word; None are bounds."""
+        keys: dict[str, Taught | None] = {}
+        for made in concepts:
+            keys[self.key(split, made, BOUNDS)] = None
+            for way, read in WAYS.items():
+                # Without an encoder to read with every word is another one.
+                word = way if read and not self.tested else self.word(reference(made, self.world), made, way)
+                for one in arms:
+                    told = {"arm": asdict(one), "word": word} if one.what == "encoder" and not self.tested else None
+                    keys[self.key(split, made, told or self.made_with(one, word, read))] = one
+        return [one for key, one in keys.items() if key not in self.ledger]
+
+
+BOUNDS = {"bounds": True}  # what is told of them
+
+
+def reference(made: Concept, world: World) -> UInt8[Tensor, "1 H W 3"]:
+    return torch.from_numpy(draw(made, reference_of(made, world)).picture)[None]
 
 
 def _lora(rate: float) -> Lora:
@@ -183,10 +238,6 @@ def _lora(rate: float) -> Lora:
     usual = method_of("lora", "picturebook")
     assert isinstance(usual, Lora)
     return replace(usual, batch=tuning_of("picturebook").batch, rate=rate)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------------------------------ encoders
@@ -198,40 +249,59 @@ def settings_of(name: str) -> tuple[Date, int]:
     return replace(pretrain_recipes()["picturebook"].encoder, **changes), count
 
 
-def train(name: str, backbone: Backbone, world: World, out: Path, samples: int = SAMPLES) -> Path:
-    """Pre-train an ablation's encoder, all alike but for its name; what is trained is not trained again."""
+def trained_as(name: str, world: World, samples: int) -> dict[str, Any]:
+    """How an ablation's encoder is trained, all alike but for what its name says; in values that JSON can hold."""
     settings, count = settings_of(name)
+    plan = pretrain_recipes()["picturebook"].plan
+    steps = max(1, samples // plan.batch)
+    plan = replace(plan, steps=steps, warmup=min(plan.warmup, max(1, steps // 10)))
+    return {
+        "ablation": name,
+        "encoder": asdict(settings),
+        "plan": asdict(plan),
+        "categories": list(claims.spread(world, count).categories),
+        "drawings": DRAWINGS,
+    }
+
+
+def train(name: str, backbone: Backbone, world: World, out: Path, samples: int = SAMPLES) -> Path:
+    """Pre-train an ablation's encoder; what is trained is not trained again."""
+    (settings, count), told = settings_of(name), trained_as(name, world, samples)
     path = out / "encoders" / f"{name}.safetensors"
     if path.is_file():
         print(f"{path} is there already")
         return path
-    known = claims.spread(world, count)
+    known, plan = claims.spread(world, count), pretrain.Plan(**told["plan"])
     drawings = out / "drawings" / str(len(known.categories))
     for done in draw_ahead(drawings, DRAWINGS, world=known, seed=4, size=backbone.size, cut=True):
         print(f"{done} of {DRAWINGS} drawings", flush=True)
     accelerator = pretrain.launched()
     encoder = settings.network(backbone)
     kept = pretrain.keep(sorted(drawings.glob("????.npy")), backbone, encoder.features, accelerator)
-    plan = pretrain_recipes()["picturebook"].plan
-    steps = max(1, samples // plan.batch)
-    plan = replace(plan, steps=steps, warmup=min(plan.warmup, max(1, steps // 10)))
     done = pretrain.pretrain(
         backbone, encoder, pretrain.Stream(backbone, Mixture([kept]), kept), sentences(backbone, encoder.word, TEMPLATES),
-        plan, out / "encoders" / name, accelerator=accelerator, resume=True, say=print,
-        told={"ablation": name, "encoder": asdict(settings), "categories": list(known.categories)},
+        plan, out / "encoders" / name, accelerator=accelerator, resume=True, say=print, told=told,
     )  # fmt: skip
-    if done < steps:
-        raise Refusal(f"The training of '{name}' was stopped after {done} of {steps} steps; the same command goes on.")
-    encoder.save(path, ablation=name, samples=steps * plan.batch, categories=list(known.categories))
+    if done < plan.steps:
+        raise Refusal(
+            f"The training of '{name}' was stopped after {done} of {plan.steps} steps; the same command goes on."
+        )
+    encoder.save(path, ablation=name, samples=plan.steps * plan.batch, categories=list(known.categories))
     return path
 
 
-@torch.no_grad()
 def monitors(bench: Bench, what: str, concepts: Sequence[Concept]) -> dict[str, Any]:
-    """What an encoder predicts of the references, before any tuning: signs of collapse and drift, the commonest of the
-    real words that its words are nearest to, how often these name the category, the attention that falls on its words."""
+    """What an encoder predicts of the references, before any tuning, from the ledger where it is known."""
+    told = {"before tuning": bench.identity(what), "concepts": [one.number for one in concepts]}
+    return bench.ledger.get(bench.key("monitors", concepts[0], told), lambda: _watched(bench, what, concepts))
+
+
+@torch.no_grad()
+def _watched(bench: Bench, what: str, concepts: Sequence[Concept]) -> dict[str, Any]:
+    """Signs of collapse and drift, the commonest of the real words that an encoder's words are nearest to, how often these
+    name the category, the attention that falls on its words."""
     backbone, encoder = bench.backbone, bench.encoder(what)
-    pictures = torch.from_numpy(np.stack([draw(one, reference_of(one, bench.world)).picture for one in concepts]))
+    pictures = torch.cat([reference(one, bench.world) for one in concepts])
     edit = encoder(Batch(backbone.encode(pictures), [""] * len(pictures), pictures=pictures))
     rows = [date.row(edit, number) for number in range(len(concepts))]
     words = [date.hard_word(backbone, row.of(TokenEdit)[0].vectors) for row in rows]
@@ -255,10 +325,9 @@ def monitors_table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost
-def cost(bench: Bench, arms: Sequence[Taught], concepts: Sequence[Concept], split: str, missing: Sequence[str]) -> str:
-    """What a grid takes in one process, by the first concept's ruler, drawing and 4 steps of tuning."""
-    made = concepts[0]
-    backbone, picture = bench.backbone, torch.from_numpy(draw(made, reference_of(made, bench.world)).picture)[None]
+def cost(bench: Bench, lacking: Sequence[Taught | None], made: Concept, split: str, missing: Sequence[str]) -> str:
+    """What is left of a grid takes in one process, by one concept's ruler, an arm of no steps and 4 steps of tuning."""
+    backbone, picture = bench.backbone, reference(made, bench.world)
     encoder = bench.encoder("encoder") if bench.tested else settings_of("full")[0].network(backbone)
 
     def seconds(work: Callable[[], object]) -> float:
@@ -266,34 +335,37 @@ def cost(bench: Bench, arms: Sequence[Taught], concepts: Sequence[Concept], spli
         work()
         return time.perf_counter() - begun
 
-    def tuned(steps: int) -> Callable[[], Edit]:
-        return lambda: date.personalize(
-            backbone, encoder, picture, word=WORD, class_word=made.category, steps=steps, settings=tuning_of("picturebook")
+    def predicted(backbone: Backbone, picture: UInt8[Tensor, "1 H W 3"], word: str, steps: int = 0) -> Edit:
+        settings = tuning_of("picturebook")
+        return date.personalize(backbone, encoder, picture, word=WORD, class_word=word, steps=steps, settings=settings)
+
+    def whole() -> None:
+        measure_concept(
+            backbone, bench.judge, {"": predicted}, made, bench.world, split, seeds=bench.seeds, steps=bench.steps,
+            bounds=False, note=claims.note,
         )  # fmt: skip
 
     ruler = seconds(lambda: ruler_of(bench.judge, made, bench.world, split))
-    prompts = [one.about(made.category) for one in ruler_of(bench.judge, made, bench.world, split).asked]
-    drawing = seconds(lambda: generate(backbone, prompts, count=bench.seeds, steps=bench.steps))
-    tuned(1)()  # warms up
-    start = seconds(tuned(0))
-    step = max(0.0, seconds(tuned(4)) - start) / 4
-    runs = len(WAYS) * len(concepts)
-    steps = sum(one.steps for one in arms if one.what != "LoRA")
-    steps += max((one.steps for one in arms if one.what == "LoRA"), default=0)
+    predicted(backbone, picture, made.category, 1)  # warms up
+    look = seconds(lambda: predicted(backbone, picture, made.category))
+    step = max(0.0, seconds(lambda: predicted(backbone, picture, made.category, 4)) - look) / 4
+    arm = seconds(whole)
+    arms = [one for one in lacking if one is not None]
+    bounds, longest = len(lacking) - len(arms), max((one.steps for one in arms if one.what == "LoRA"), default=0)
+    # One run of LoRA, the longest, serves its other lengths.
+    steps = sum(one.steps for one in arms if one.what != "LoRA" or one.steps == longest)
     # A row of a pre-training step goes through the same U-Net, forth and back, as one of tuning.
+    rows = len(missing) * SAMPLES / tuning_of("picturebook").batch
+    concepts = max([bounds, *Counter(arms).values()])
     lines = [
-        (
-            "pre-training",
-            f"{len(missing)} encoders x {SAMPLES:,} samples",
-            len(missing) * SAMPLES * step / tuning_of("picturebook").batch,
-        ),
-        ("tuning", f"{runs} x {steps} steps of {step:.2f} s", runs * steps * step),
-        ("drawing", f"{runs} x {len(arms)} arms of {drawing:.1f} s", (runs * len(arms) + 2 * len(concepts)) * drawing),
-        ("rulers", f"{len(concepts)} of {ruler:.1f} s", len(concepts) * ruler),
+        ("pre-training", f"{len(missing)} encoders x {SAMPLES:,} samples", rows * step),
+        ("tuning", f"{steps:,} steps of {step:.2f} s", steps * step),
+        ("measuring", f"{len(arms)} arms of {arm:.1f} s, {bounds} bounds of two", (len(arms) + 2 * bounds) * arm),
+        ("rulers", f"{concepts} of {ruler:.1f} s", concepts * ruler),
     ]
-    whole = sum(hours for *_, hours in lines)
     told = [f"{name:<13} {what:<45} {spent / 3600:6.2f} hours" for name, what, spent in lines]
-    return "\n".join([*told, f"{'in all':<13} {'in one process':<45} {whole / 3600:6.2f} hours"])
+    hours = sum(spent for *_, spent in lines) / 3600
+    return "\n".join([*told, f"{'in all':<13} {'in one process':<45} {hours:6.2f} hours"])
 
 
 # ----------------------------------------------------------------------------------------------------------- the choice
@@ -307,7 +379,11 @@ def choose(bench: Bench, concepts: Sequence[Concept], own: Sequence[Concept], te
                 arm = Taught("LoRA", steps)
                 name = f"rate {rate:g}, {arm.name}"
                 one = bench.measured(
-                    "tuning", made, name, {name: bench.arm(arm, rate=rate)}, bench.made_with(arm, False, rate)
+                    "tuning",
+                    made,
+                    name,
+                    {name: bench.arm(arm, rate=rate)},
+                    bench.made_with(arm, made.category, False, rate),
                 )
                 found.setdefault((rate, steps), []).append(float(by_concept([one], "likeness")[name][0]))
         tell()
@@ -317,6 +393,7 @@ def choose(bench: Bench, concepts: Sequence[Concept], own: Sequence[Concept], te
     rate, steps = max(means, key=lambda key: means[key])
     told = {f"rate {rate:g}, {steps} steps": round(value, 4) for (rate, steps), value in means.items()}
     choice = {"rate": rate, "steps": steps, "concepts": len(concepts), "likeness": told}
+    bench.out.mkdir(parents=True, exist_ok=True)
     (bench.out / "choice.json").write_text(json.dumps(choice, indent=1) + "\n")
     return "\n".join(
         [*(f"{value:.3f}  {name}" for name, value in told.items()), f"chosen: rate {rate:g}, {steps} steps"]
@@ -337,6 +414,7 @@ def main(
     cost_only: bool = typer.Option(False, "--cost"),
     trained: str = typer.Option("", "--train"),
     samples: int = SAMPLES,
+    keep: Path | None = None,
     docs: Path | None = None,
 ) -> None:
     """Measure DATE's claims, train the encoders of its ablations, or choose LoRA's settings."""
@@ -354,6 +432,8 @@ def main(
             train(name, backbone, world, out, samples)
         return
     tuning = split == "tuning"
+    if tuning and cost_only:
+        raise Refusal("The cost is told of the reporting concepts; leave out --split.")
     made = claims.pick(world, split, concepts or (8 if tuning else 32))
     number, of = (int(value) for value in part.split("/"))
     own = made[number::of]
@@ -366,15 +446,19 @@ def main(
     arms = claims.arms_of(comparisons)
     seeing = Judge.load(judge) if judge is not None else Judge.load()
     needed = LORA_STEPS if tuning else [one.steps for one in arms if one.what == "LoRA"] or LORA_STEPS
-    bench = Bench(backbone, seeing, world, out, encoder, seeds, draw_steps, chosen, needed)
-    if cost_only:
-        needs = {one.what for one in arms} & set(ENCODERS)
-        missing = sorted(name for name in needs if not (out / "encoders" / f"{name}.safetensors").exists())
-        print(cost(bench, arms, made, split, missing))
-        return
-    # Refused before anything is measured; the encoder under test also gives the word that is read.
-    for what in {"encoder", *(one.what for one in arms)} - {"LoRA", "cold start"} if not tuning else ():
-        bench.path(what)
+    ledger = claims.Ledger(keep or out / "figures.jsonl")
+    bench = Bench(backbone, seeing, world, out, encoder, seeds, draw_steps, chosen, ledger, samples, needed)
+    if not tuning:
+        if not cost_only:
+            bench.path("encoder")  # the one under test also gives the word that is read
+        lacking = bench.lacking(split, own, arms)
+        needs = {one.what for one in lacking if one is not None} & set(ENCODERS)
+        if cost_only:
+            missing = sorted(name for name in needs if not (out / "encoders" / f"{name}.safetensors").exists())
+            print(cost(bench, lacking, made[0], split, missing))
+            return
+        for what in needs:
+            bench.path(what)  # refused before anything is measured
     results: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     with Progress() as progress:
         bar = progress.add_task("concepts", total=len(own))
@@ -404,6 +488,7 @@ def report(
     encoders = dict.fromkeys(one.what for one in arms if one.what not in ("LoRA", "cold start"))
     watched = {name: monitors(bench, name, made) for name in ("encoder", *encoders) if name in encoders or bench.tested}
     summary = {"claims": claims.judged(results, comparisons), "encoders": watched, "LoRA": bench.chosen}
+    bench.out.mkdir(parents=True, exist_ok=True)
     (bench.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     told = [
         f"{len(made)} reporting concepts x 8 prompts x {bench.seeds} seeds",

@@ -34,7 +34,7 @@ from jaxtyping import UInt8
 
 from namesake.backbone import Backbone
 from namesake.data.pictures import read_picture
-from namesake.edits import Edit, sketch
+from namesake.edits import Edit
 from namesake.errors import Refusal
 from namesake.evaluate.cold_start import (
     WORD,
@@ -42,6 +42,7 @@ from namesake.evaluate.cold_start import (
     Ruler,
     by_concept,
     chosen,
+    key_of,
     questions,
     reference_of,
     ruler_of,
@@ -97,12 +98,7 @@ class Bench:
     def mark(self) -> str:
         """Of everything but the setting that figures depend on."""
         said = [self.split, self.seeds, self.steps, self.masked, self.world.categories, self.world.places]
-        found = hashlib.sha256(sketch(self.backbone).numpy().tobytes() + json.dumps(said).encode())
-        # What the sentences say of the pictures comes from the one, what is measured from the other.
-        for eyes in (self.backbone.pipeline.image_encoder, self.judge._network):
-            for weight in eyes.parameters() if eyes is not None else ():
-                found.update(weight.detach().float().cpu().numpy().tobytes())
-        return found.hexdigest()
+        return key_of(self.backbone, self.judge, said)
 
     def kept(self, path: Path, setting: Setting | None, measure: Any) -> dict[str, Any]:
         """The figures in a file, where they are of this bench and setting; else those that `measure` returns, kept."""

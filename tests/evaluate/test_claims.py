@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from namesake.evaluate.claims import (
     BASE,
     TRUTH,
     Comparison,
+    Ledger,
     Taught,
     apart,
     arms_of,
@@ -32,7 +35,7 @@ from namesake.evaluate.claims import (
     spread,
     verdict,
 )
-from namesake.evaluate.cold_start import WORD, chosen, interval
+from namesake.evaluate.cold_start import FIGURES, WORD, by_concept, chosen, condensed, interval
 from namesake.picturebook import dataset
 from namesake.picturebook.judge import Judge, _network
 from namesake.picturebook.scene import SMALL_WORLD
@@ -77,7 +80,8 @@ def test_every_claim_has_comparisons_and_every_arm_is_measured_once():
         *((steps, blend) for steps in (0, 4, 8, 12, 25) for blend in (0.25, 1.0)),
         (12, 0.5),
     }
-    assert {arm.steps for arm in arms if arm.what == "LoRA"} == {50, 100, 200, 300, 500}
+    assert {arm.steps for arm in arms if arm.what == "LoRA"} == {50, 100, 200, 300}  # no longer than is compared
+    assert Taught("LoRA", 500) in arms_of(claims.claims(best=500))
     assert not any(arm.what == "LoRA" for arm in arms_of([one for one in made if one.claim != 7]))
     slow = [one for one in made if one.claim == 7 and one.b[-1].steps == 300]
     assert [(a.steps, b.steps) for a, b in zip(slow[0].a, slow[0].b, strict=True)] == [(4, 100), (8, 200), (12, 300)]
@@ -279,7 +283,15 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     page.write_text("Before.\n<!-- bars -->\n<!-- /bars -->\nAfter.\n")
 
     def main(**options):
-        usual = {"encoder": None, "claim": "4,7", "part": "0/1", "cost_only": False, "trained": "", "samples": 4}
+        usual = {
+            "encoder": None,
+            "claim": "4,7",
+            "part": "0/1",
+            "cost_only": False,
+            "trained": "",
+            "samples": 4,
+            "keep": None,
+        }
         fixed = {"out": tmp_path / "out", "model": str(tmp_path), "seeds": 1, "draw_steps": 1, "concepts": 1}
         run.main(**{**usual, **fixed, **options})
 
@@ -306,13 +318,20 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     assert "| no-hypernetwork |" in text
     assert text.startswith("Before.")
     assert text.endswith("After.\n")
-    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "reporting").rglob("*.json")}
-    assert {file.parent.name for file in files} == {
-        "bounds", "encoder, 1 steps", "full, 1 steps", "no-hypernetwork, 1 steps", "LoRA, 2 steps"
-    }  # fmt: skip
+    figures = tmp_path / "out" / "figures.jsonl"
+    known = figures.read_text()
+    sheets = {file.parent.name for file in (tmp_path / "out" / "reporting").rglob("*.png")}
+    assert sheets == {"bounds", "encoder, 1 steps", "full, 1 steps", "no-hypernetwork, 1 steps", "LoRA, 2 steps"}
+    # On a machine that has the figures and the encoder, and nothing else.
     page.write_text("<!-- bars -->\n<!-- /bars -->\n")
-    main(encoder=path, docs=page)
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "reporting").rglob("*.json")} == files
+    kept, tested = tmp_path / "kept.jsonl", tmp_path / "tested.safetensors"
+    kept.write_text(known)
+    path.rename(tested)
+    shutil.rmtree(tmp_path / "out")
+    main(split="tuning", keep=kept)
+    main(encoder=tested, docs=page, keep=kept)
+    assert kept.read_text() == known
+    assert not (tmp_path / "out" / "reporting").exists()
     assert page.read_text().strip().splitlines()[1:-1] == text.strip().splitlines()[2:-2]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {one["claim"] for one in summary["claims"]} == {4, 7}
@@ -320,8 +339,8 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
 
 def test_one_run_of_lora_serves_all_its_lengths(run, backbone, tmp_path):
     """Its edit after two of three steps is that of a run of two."""
-    judge = Judge(_network(SMALL_WORLD), SMALL_WORLD)
-    bench = run.Bench(backbone, judge, SMALL_WORLD, tmp_path, None, 1, 1, {"rate": 1e-2}, needed=(2, 3))
+    judge, ledger = Judge(_network(SMALL_WORLD), SMALL_WORLD), Ledger(tmp_path / "figures.jsonl")
+    bench = run.Bench(backbone, judge, SMALL_WORLD, tmp_path, None, 1, 1, {"rate": 1e-2}, ledger, needed=(2, 3))
     picture = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     arm = bench.arm(Taught("LoRA", 2))
     edit = arm(backbone, picture, "cat")
@@ -340,14 +359,67 @@ def test_one_run_of_lora_serves_all_its_lengths(run, backbone, tmp_path):
 
 
 def test_the_cost_counts_what_is_missing(run, backbone, tmp_path):
-    bench = run.Bench(backbone, Judge(_network(SMALL_WORLD), SMALL_WORLD), SMALL_WORLD, tmp_path, None, 1, 1, {})
-    arms = arms_of([compared()])
+    ledger = Ledger(tmp_path / "figures.jsonl")
+    judge = Judge(_network(SMALL_WORLD), SMALL_WORLD)
+    bench = run.Bench(backbone, judge, SMALL_WORLD, tmp_path, None, 1, 1, {}, ledger)
+    arms, concepts = arms_of([compared()]), pick(SMALL_WORLD, "tuning", 4)
+    lacking = bench.lacking("tuning", concepts, arms)
+    # Bounds of four concepts; two arms, where the word is given and where it is read.
+    assert Counter(None if one is None else one.what for one in lacking) == {None: 4, "encoder": 8, "cold start": 8}
+    ledger.get(bench.key("tuning", concepts[0], run.BOUNDS), dict)
+    cold = next(one for one in arms if one.what == "cold start")
+    ledger.get(bench.key("tuning", concepts[0], bench.made_with(cold, concepts[0].category, False)), dict)
+    left = bench.lacking("tuning", concepts, arms)
+    assert Counter(lacking) - Counter(left) == {None: 1, cold: 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cold_start, "GALLERY", 2)
-        told = run.cost(bench, arms, pick(SMALL_WORLD, "tuning", 4), "tuning", ["full", "none"])
+        lora = [Taught("LoRA", steps) for steps in (50, 100) for _ in range(3)]
+        told = run.cost(bench, [*left, *lora], concepts[0], "tuning", ["full", "none"])
     lines = told.splitlines()
     assert "2 encoders x 40,000 samples" in lines[0]
-    assert "8 x 24 steps" in lines[1]  # two ways, four concepts; 12 steps of either arm
-    assert "8 x 2 arms" in lines[2]
+    assert (
+        f"{12 * 15 + 3 * 100:,} steps" in lines[1]
+    )  # 12 of each other arm; LoRA's shorter runs are in its longer ones
+    assert "21 arms" in lines[2]
+    assert "3 bounds" in lines[2]
+    assert lines[3].split()[1] == "8"  # at least so many as an arm has concepts and ways
     hours = [float(line.split()[-2]) for line in lines]
     assert hours[-1] == pytest.approx(sum(hours[:-1]), abs=0.03)
+
+
+def test_what_was_measured_is_told_from_the_ledger(tmp_path):
+    path = tmp_path / "kept" / "figures.jsonl"
+    ledger, found = Ledger(path), []
+
+    def measured():
+        found.append(1)
+        return {"likeness": 0.1 + 0.2, "none": None}
+
+    assert ledger.get("a", measured) == ledger.get("a", measured)
+    other = Ledger(path)  # of another process
+    other.get("b", measured)
+    with path.open("a") as file:
+        file.write('{"c": {"like')  # a kill
+    again = Ledger(path)
+    assert ("a" in again, "b" in again, "c" in again) == (True, True, False)
+    again.get("c", measured)
+    assert len(found) == 3
+    assert Ledger(path).get("c", measured) == again.get("c", measured) == {"likeness": 0.1 + 0.2, "none": None}
+    assert len(found) == 3
+    with pytest.raises(ValueError, match="JSON"):
+        again.get("d", lambda: {"likeness": float("nan")})
+
+
+def test_condensed_figures_are_the_means_of_the_pictures():
+    one = {"likeness": [0.25, 0.75], "rank": [1, 7], "agrees": {"category": [1, 1], "place": [0, None], "worn": [1, None]},
+           "copied": {"place": [1, None], "pose": [None, None]}}  # fmt: skip
+    whole = [
+        {"concept": 3, "category": "cat", "seconds": {"x": 1.0}, "notes": {"x": {}}, "arms": {"x": one}, "seeds": 2}
+    ]
+    short = [condensed(result) for result in whole]
+    json.dumps(short, allow_nan=False)
+    for figure in FIGURES:
+        mean, other = by_concept(whole, figure)["x"], by_concept(short, figure)["x"]
+        assert np.array_equal(mean, other, equal_nan=True)
+    assert np.isnan(by_concept(short, "pose copied")["x"]).all()
+    assert by_concept(short, "prompt")["x"] == 0.5

@@ -41,6 +41,9 @@ class Oracle(Judge):
         self.world, self.heads = SMALL_WORLD, heads(SMALL_WORLD)
         self.truths = {drawing.picture.tobytes(): labels(drawing.truth, SMALL_WORLD) for drawing in drawings}
 
+    def sketch(self):
+        return torch.full((256,), float(len(self.truths)))
+
     def judge(self, pictures):
         read = [self.truths[picture.numpy().tobytes()] for picture in pictures]
         out = {}
@@ -198,7 +201,8 @@ def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     sketches = [torch.zeros(1024)]
     monkeypatch.setattr(cold_start, "measure_concept", once)
     monkeypatch.setattr("namesake.edits.sketch", lambda backbone: sketches[0])
-    arguments = (SimpleNamespace(), Oracle([]), {"new word": lambda *_: None}, tmp_path, SMALL_WORLD)
+    model = SimpleNamespace(vae=None, pipeline=None)
+    arguments = (model, Oracle([]), {"new word": lambda *_: None}, tmp_path, SMALL_WORLD)
     first = measure(*arguments, concepts=2)
     assert len(calls) == 2
     assert len(list(tmp_path.glob("*.png"))) == 2
@@ -208,4 +212,8 @@ def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     sketches[0] = torch.ones(1024)  # other weights
     measure(*arguments, concepts=2)
     assert len(calls) == 5
+    made = chosen(SPLIT, SMALL_WORLD, 1)[0]
+    other = Oracle([draw(made, reference_of(made, SMALL_WORLD))])
+    measure(arguments[0], other, *arguments[2:], concepts=2)  # another judge
+    assert len(calls) == 7
     assert json.loads((tmp_path / f"{calls[0]}.json").read_text())["seconds"] == {"new word": 2.0}

@@ -7,10 +7,13 @@ the difference is expected, written down here before anything was measured. The 
 Axes: `K` concepts, `Q` pictures of a concept.
 """
 
+import contextlib
+import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,11 +151,12 @@ def claims(best: int = 300) -> tuple[Comparison, ...]:
 def arms_of(comparisons: Sequence[Comparison]) -> tuple[Taught, ...]:
     """What must be measured for some comparisons: every arm once, those of one kind together, by steps.
 
-    Where LoRA is compared, all of its lengths are shown: its likeness, agreement and copying have a course of their own.
+    Where LoRA is compared, all of its lengths up to the longest are shown: its likeness, agreement and copying have a
+    course of their own, and one run serves them all.
     """
     found = {arm for one in comparisons for arm in (*one.a, *one.b)}
-    if any(arm.what == "LoRA" for arm in found):
-        found |= {Taught("LoRA", steps) for steps in LORA_STEPS}
+    longest = max((arm.steps for arm in found if arm.what == "LoRA"), default=0)
+    found |= {Taught("LoRA", steps) for steps in LORA_STEPS if steps <= longest}
     return tuple(sorted(found, key=lambda arm: (arm.what, arm.blend, arm.steps)))
 
 
@@ -250,6 +254,33 @@ def note(backbone: "Backbone", edit: "Edit", picture: UInt8[Tensor, "1 H W 3"], 
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
+class Ledger:
+    """Figures that were measured, in a file of JSON lines small enough to be kept: a long grid is measured in parts, by
+    several processes, on machines that do not last. A line is added for each arm of a concept; the last one of a key holds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, dict[str, Any]] = {}
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            with contextlib.suppress(ValueError):  # a kill may cut a line; what it told is measured again
+                self._known.update(json.loads(line))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def get(self, key: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The figures of a key, measured where they are not known."""
+        if key not in self._known:
+            # As a file would give them back.
+            self._known[key] = json.loads(json.dumps(measured(), allow_nan=False))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            cut = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
+            with open(self.path, "a") as file:  # one write, so that lines of several processes stay whole
+                file.write("\n" * cut + json.dumps({key: self._known[key]}) + "\n")
+        return self._known[key]
+
+
 def joined(parts: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The figures of the same concepts, measured arm by arm, as one list with all arms."""
     out = []

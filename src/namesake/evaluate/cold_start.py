@@ -361,6 +361,19 @@ def measure_concept(
     return figures, shown, reference
 
 
+def key_of(backbone: "Backbone", judge: Judge, told: Any) -> str:
+    """A short name of everything that figures depend on: the models (which draw, and which say what a picture shows), the
+    judge, and what is `told` of the rest, in values that JSON can hold."""
+    from namesake.edits import sketch
+    from namesake.edits.base import strided_values
+
+    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    eyes = [one for one in (backbone.vae, getattr(backbone.pipeline, "image_encoder", None)) if one is not None]
+    for values in (sketch(backbone), judge.sketch(), *(strided_values(one, 16) for one in eyes)):
+        found.update(values.numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 def measure(
     backbone: "Backbone",
     judge: Judge,
@@ -385,12 +398,9 @@ def measure(
     whatever the arms were made with, in values that JSON can hold. `part` (k, n) takes every n-th concept from the k-th
     on, so that n processes can share the work and a last one without parts finds all of it done.
     """
-    from namesake.edits import sketch
     from namesake.sheet import contact_sheet, save_png
 
-    mark = hashlib.sha256(sketch(backbone).numpy().tobytes())
-    mark.update(json.dumps([sorted(arms), settings, seeds, steps, split, world.categories, world.places]).encode())
-    key = mark.hexdigest()[:16]
+    key = key_of(backbone, judge, [sorted(arms), settings, seeds, steps, split, world.categories, world.places])
     folder.mkdir(parents=True, exist_ok=True)
     results = []
     made = (chosen(split, world, concepts) if isinstance(concepts, int) else list(concepts))[part[0] :: part[1]]
@@ -420,10 +430,13 @@ def by_concept(results: Sequence[Mapping[str, Any]], figure: str) -> dict[str, F
     """One figure of every arm, the mean of each concept's pictures.
 
     figure: "likeness", "rank 1" (share), "prompt" (share of what was asked, category aside), "place copied" and "pose
-    copied" (shares), or a head (share).
+    copied" (shares), or a head (share). Of `condensed` results those of `FIGURES`.
     """
 
     def of(arm: Mapping[str, Any]) -> float:
+        if "means" in arm:
+            mean = arm["means"][figure]
+            return float("nan") if mean is None else mean
         if figure == "likeness":
             values: list[Any] = arm["likeness"]
         elif figure == "rank 1":
@@ -451,6 +464,15 @@ def interval(values: Float[np.ndarray, "K"], draws: int = 2000, seed: int = 0) -
     means = values[chance.integers(len(values), size=(draws, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
+
+
+def condensed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a concept, of each arm the means alone, which is all that tables and intervals ask for."""
+    arms: dict[str, Any] = {}
+    for figure in FIGURES:
+        for arm, (mean,) in by_concept([result], figure).items():
+            arms.setdefault(arm, {"means": {}})["means"][figure] = None if np.isnan(mean) else round(mean, 5)
+    return {**{name: result[name] for name in ("concept", "category", "seconds", "notes")}, "arms": arms}
 
 
 FIGURES = ("likeness", "rank 1", "category", "prompt", "place copied", "pose copied")

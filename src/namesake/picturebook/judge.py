@@ -34,6 +34,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from namesake.edits.base import strided_values
 from namesake.errors import Refusal
 from namesake.picturebook.concept import (
     COLORS,
@@ -641,6 +642,10 @@ class Judge:
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise Refusal(f"{path} is not a judge of this version; train one with train_judge.") from error
         return cls(network, world)
+
+    def sketch(self) -> Float[Tensor, 256]:
+        """Some of its weights, to tell what was measured by another judge."""
+        return strided_values(self._network, 16)
 
     def save(self, path: Path) -> None:
         """Write weights (fp16) and the world as one safetensors file, beside first and then renamed."""
