@@ -53,7 +53,15 @@ _LITTLE = {"rare_word": "thing"}
 _LORA = _SHORT | _LITTLE | {"layers": True, "rate": 4e-3}
 _BOOTH = _SHORT | _LITTLE | {"prior": 16, "prior_weight": 0.1, "rate": 3e-4}
 PICTUREBOOK: dict[str, dict[str, Any]] = {
-    "date": {"blend": 1.0, "extra_rank": 4, "layers": True, "context": True, "word_rate": 2e-2, "offset_rate": 1e-2},
+    "date": {
+        "blend": 1.0,
+        "extra_rank": 4,
+        "layers": True,
+        "context": True,
+        "sides": True,
+        "word_rate": 1e-2,
+        "offset_rate": 5e-3,
+    },
     "cold-start": {"steps": 50, "layers": True, "blend": 1.0, "word_rate": 2e-2, "offset_rate": 1e-2},
     "textual-inversion": _SHORT | {"steps": 300, "rate": 2e-2},
     "textual-inversion-style": _SHORT | {"rate": 2e-2},

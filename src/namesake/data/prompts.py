@@ -43,7 +43,8 @@ STYLES = (
     "pencil drawing", "pixel art", "watercolor", "neon", "blueprint", "stained glass", "oil painting", "cartoon",
     "3d render",
 )  # fmt: skip
-"""Where pictures that people bring were taken, and how they are drawn; see `train.examples.describe`."""
+SIDES = ("on the left", "on the right")
+"""Where pictures that people bring were taken, how they are drawn, and where the thing stands; see `train.examples.describe`."""
 
 COLORS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "black", "gray", "white")
 COLORED = "a picture of a {} thing"

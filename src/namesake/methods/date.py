@@ -509,7 +509,7 @@ class Tuning:
     further than it is long. extra_rank: of offsets without effect that stand beside the predicted ones and are tuned
     with them (after HyperDreamBooth), 0..64. layers: these are on every other linear map and convolution of the U-Net
     too, which a U-Net without attention on its finest level needs. context: whether the sentences say what the pictures
-    show beside the thing, where an image encoder can tell.
+    show beside the thing, where an image encoder can tell. sides: and on which side it stands.
     """
 
     blend: float = 0.25
@@ -521,6 +521,7 @@ class Tuning:
     extra_rank: int = 0
     layers: bool = False
     context: bool = False
+    sides: bool = False
 
     def start(
         self,
@@ -633,7 +634,9 @@ def personalize(
     check_shown(backbone, word, pictures)
     examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed)
     module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed, hard)
-    frames = describe(backbone, pictures, module.start.about.class_word or "") if settings.context else ()
+    frames = (
+        describe(backbone, pictures, module.start.about.class_word or "", settings.sides) if settings.context else ()
+    )
     examples = replace(examples, frames=frames)
     edit = fit(
         backbone,

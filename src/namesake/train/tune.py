@@ -57,6 +57,7 @@ class Method:
         scaled: whether the pictures are also seen smaller and larger, and the sentences say so.
         shift: how far a tuned picture is moved about at random, as a share of its side, 0..1.
         context: whether the sentences say what the pictures show beside the thing, where an image encoder can tell.
+        sides: whether they also say on which side it stands (`describe`).
         looks: whether the thing's color is read from the pictures and belongs to its class word from then on.
     """
 
@@ -75,6 +76,7 @@ class Method:
     scaled: bool = False
     shift: float = 0.0
     context: bool = False
+    sides: bool = False
     looks: bool = False
 
     def __post_init__(self) -> None:
@@ -372,7 +374,7 @@ def learn(
     rows = max(1, method.batch // len(shown))
     for one in shown:
         thing = None if method.of_style else words[one.word]
-        said.append(describe(backbone, one.pictures, thing) if method.context else ())
+        said.append(describe(backbone, one.pictures, thing, method.sides) if method.context else ())
         own.append(
             Examples.of(
                 backbone,
