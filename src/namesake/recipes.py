@@ -867,7 +867,7 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
     }
     everywhere = replace(own, bases=True, rank=8)
     # Half of a step of 32 rows is the same for any number of rows.
-    wider = replace(small, steps=5_000, batch=64, rate=1.4e-3)
+    wider = replace(small, steps=3_500, batch=64, rate=1.4e-3)
     made["picturebook-views"] = PretrainRecipe("picturebook", everywhere, wider, 64_000, views=True)
     for name, model in hub.items():
         made[name] = PretrainRecipe(model, Date(), long)
@@ -1187,10 +1187,11 @@ def shards(data: str, output: Path | str, size: int = 512, report: Report | None
 
 
 def shipped_encoder(model: str) -> Path:
-    """Where the package keeps its encoder for a model of its own, whether it is there or not."""
+    """Where the package keeps its encoder for a model of its own, whether it is there or not. It is named after its recipe,
+    "picturebook-views", which tells it more than the paper's."""
     from importlib.resources import files
 
-    return Path(str(files("namesake"))) / model / "encoders" / "date.safetensors"
+    return Path(str(files("namesake"))) / model / "encoders" / "views.safetensors"
 
 
 def encoder_of(backbone: "Backbone", named: str | None, report: Report) -> "DateEncoder | None":
