@@ -169,7 +169,10 @@ def test_what_is_seen_and_what_is_drawn_may_be_two_pictures(backbone, tmp_path):
     for mine, own in zip(batch.features, kept[[2, 3]][1:], strict=True):
         assert torch.equal(mine, own)
     latents = backbone.encode(torch.from_numpy(others[2:4]))
-    assert (batch.latents - latents).abs().max() < 0.05 * latents.std()  # kept in fp16, of bf16
+    # Kept in fp16, of bf16, whose largest rounding depends on the machine's kernels (0.058 of a deviation on one, mean 0.01).
+    assert (batch.latents - latents).abs().mean() < 0.03 * latents.std()
+    seen = backbone.encode(torch.from_numpy(pictures[2:4]))
+    assert (batch.latents - seen).abs().mean() > 0.3 * latents.std()
 
 
 def test_ctrl_c_ends_after_the_step_with_a_checkpoint(backbone, tmp_path):
