@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,11 @@ from namesake.evaluate.cold_start import (
     by_concept,
     condensed,
     key_of,
-    measure,
+    mark_of,
     measure_concept,
     reference_of,
     ruler_of,
+    save_sheet,
     table,
 )
 from namesake.methods import date
@@ -99,6 +101,10 @@ class Bench:
     _encoders: dict[str, DateEncoder] = field(default_factory=dict)
     _words: dict[bytes, str] = field(default_factory=dict)
     _run: tuple[Any, dict[int, Edit]] = field(default_factory=lambda: (None, {}))
+
+    @cached_property
+    def mark(self) -> str:
+        return mark_of(self.backbone, self.judge)
 
     def path(self, what: str) -> Path:
         """The file of an encoder."""
@@ -185,7 +191,7 @@ class Bench:
 
     def key(self, split: str, made: Concept, told: Any) -> str:
         fixed = [self.seeds, self.steps, self.world.categories, self.world.places]
-        return f"{split} {made.number} {key_of(self.backbone, self.judge, [told, fixed])}"
+        return f"{split} {made.number} {key_of(self.mark, [told, fixed])}"
 
     def measured(
         self, split: str, made: Concept, place: str, arms: Mapping[str, Arm], told: Any, bounds: bool = False
@@ -193,13 +199,14 @@ class Bench:
         """The figures of one concept, from the ledger where they are known."""
 
         def anew() -> dict[str, Any]:
-            folder = self.out / split / place
-            return condensed(
-                measure(
-                    self.backbone, self.judge, arms, folder, self.world, concepts=[made], split=split, seeds=self.seeds,
-                    steps=self.steps, bounds=bounds, note=claims.note, settings=told,
-                )[0]
+            figures, shown, picture = measure_concept(
+                self.backbone, self.judge, arms, made, self.world, split, seeds=self.seeds, steps=self.steps,
+                bounds=bounds, note=claims.note,
             )  # fmt: skip
+            folder = self.out / split / place
+            folder.mkdir(parents=True, exist_ok=True)
+            save_sheet(folder / f"{made.number}.png", figures, shown, picture)
+            return condensed(figures)
 
         return self.ledger.get(self.key(split, made, told), anew)
 
@@ -249,29 +256,29 @@ def settings_of(name: str) -> tuple[Date, int]:
     return replace(pretrain_recipes()["picturebook"].encoder, **changes), count
 
 
-def trained_as(name: str, world: World, samples: int) -> dict[str, Any]:
-    """How an ablation's encoder is trained, all alike but for what its name says; in values that JSON can hold."""
+def training(name: str, world: World, samples: int) -> tuple[Date, pretrain.Plan, World]:
+    """An ablation's encoder, how long it is trained (all alike but for what the name says), and what it sees."""
     settings, count = settings_of(name)
     plan = pretrain_recipes()["picturebook"].plan
     steps = max(1, samples // plan.batch)
     plan = replace(plan, steps=steps, warmup=min(plan.warmup, max(1, steps // 10)))
-    return {
-        "ablation": name,
-        "encoder": asdict(settings),
-        "plan": asdict(plan),
-        "categories": list(claims.spread(world, count).categories),
-        "drawings": DRAWINGS,
-    }
+    return settings, plan, claims.spread(world, count)
+
+
+def trained_as(name: str, world: World, samples: int) -> dict[str, Any]:
+    """How an ablation's encoder is trained, in values that JSON can hold."""
+    settings, plan, known = training(name, world, samples)
+    told = {"encoder": asdict(settings), "plan": asdict(plan), "categories": list(known.categories)}
+    return {"ablation": name, **told, "drawings": DRAWINGS}
 
 
 def train(name: str, backbone: Backbone, world: World, out: Path, samples: int = SAMPLES) -> Path:
     """Pre-train an ablation's encoder; what is trained is not trained again."""
-    (settings, count), told = settings_of(name), trained_as(name, world, samples)
+    settings, plan, known = training(name, world, samples)
     path = out / "encoders" / f"{name}.safetensors"
     if path.is_file():
         print(f"{path} is there already")
         return path
-    known, plan = claims.spread(world, count), pretrain.Plan(**told["plan"])
     drawings = out / "drawings" / str(len(known.categories))
     for done in draw_ahead(drawings, DRAWINGS, world=known, seed=4, size=backbone.size, cut=True):
         print(f"{done} of {DRAWINGS} drawings", flush=True)
@@ -280,7 +287,8 @@ def train(name: str, backbone: Backbone, world: World, out: Path, samples: int =
     kept = pretrain.keep(sorted(drawings.glob("????.npy")), backbone, encoder.features, accelerator)
     done = pretrain.pretrain(
         backbone, encoder, pretrain.Stream(backbone, Mixture([kept]), kept), sentences(backbone, encoder.word, TEMPLATES),
-        plan, out / "encoders" / name, accelerator=accelerator, resume=True, say=print, told=told,
+        plan, out / "encoders" / name, accelerator=accelerator, resume=True, say=print,
+        told=trained_as(name, world, samples),
     )  # fmt: skip
     if done < plan.steps:
         raise Refusal(

@@ -43,6 +43,7 @@ from namesake.evaluate.cold_start import (
     by_concept,
     chosen,
     key_of,
+    mark_of,
     questions,
     reference_of,
     ruler_of,
@@ -98,7 +99,7 @@ class Bench:
     def mark(self) -> str:
         """Of everything but the setting that figures depend on."""
         said = [self.split, self.seeds, self.steps, self.masked, self.world.categories, self.world.places]
-        return key_of(self.backbone, self.judge, said)
+        return key_of(mark_of(self.backbone, self.judge), said)
 
     def kept(self, path: Path, setting: Setting | None, measure: Any) -> dict[str, Any]:
         """The figures in a file, where they are of this bench and setting; else those that `measure` returns, kept."""

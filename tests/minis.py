@@ -125,7 +125,7 @@ def write_mini(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> P
 class Pool(Executor):
     """The pool of workers, in this process."""
 
-    def __init__(self, max_workers=None, initializer=None): ...
+    def __init__(self, max_workers=None, mp_context=None, initializer=None): ...
 
     def map(self, function, jobs):
         return map(function, jobs)

@@ -361,17 +361,22 @@ def measure_concept(
     return figures, shown, reference
 
 
-def key_of(backbone: "Backbone", judge: Judge, told: Any) -> str:
-    """A short name of everything that figures depend on: the models (which draw, and which say what a picture shows), the
-    judge, and what is `told` of the rest, in values that JSON can hold."""
+def mark_of(backbone: "Backbone", judge: Judge) -> str:
+    """A short name of the models that figures depend on: those which draw, which say what a picture shows, the judge."""
     from namesake.edits import sketch
     from namesake.edits.base import strided_values
 
-    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    found = hashlib.sha256()
     eyes = [one for one in (backbone.vae, getattr(backbone.pipeline, "image_encoder", None)) if one is not None]
     for values in (sketch(backbone), judge.sketch(), *(strided_values(one, 16) for one in eyes)):
         found.update(values.numpy().tobytes())
     return found.hexdigest()[:16]
+
+
+def key_of(mark: str, told: Any) -> str:
+    """A short name of everything that figures depend on: the models' mark, and what is `told` of the rest, in values that
+    JSON can hold."""
+    return hashlib.sha256(json.dumps([mark, told], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def measure(
@@ -398,9 +403,8 @@ def measure(
     whatever the arms were made with, in values that JSON can hold. `part` (k, n) takes every n-th concept from the k-th
     on, so that n processes can share the work and a last one without parts finds all of it done.
     """
-    from namesake.sheet import contact_sheet, save_png
-
-    key = key_of(backbone, judge, [sorted(arms), settings, seeds, steps, split, world.categories, world.places])
+    told = [sorted(arms), settings, seeds, steps, split, world.categories, world.places]
+    key = key_of(mark_of(backbone, judge), told)
     folder.mkdir(parents=True, exist_ok=True)
     results = []
     made = (chosen(split, world, concepts) if isinstance(concepts, int) else list(concepts))[part[0] :: part[1]]
@@ -412,10 +416,7 @@ def measure(
                 backbone, judge, arms, one, world, split, seeds=seeds, steps=steps, bounds=bounds, note=note
             )
             known["key"] = key
-            rows: list[list[Any]] = [[reference if n == 0 else None, *shown[name]] for n, name in enumerate(shown)]
-            titles = ["reference", *known["prompts"]]
-            sheet = contact_sheet(rows, titles, list(shown), title=f"{one.category}: {known['description']}")
-            save_png(np.asarray(sheet), path.with_suffix(".png"))
+            save_sheet(path.with_suffix(".png"), known, shown, reference)
             beside = path.with_suffix(".part")
             beside.write_text(json.dumps(known))
             os.replace(beside, path)
@@ -423,6 +424,21 @@ def measure(
         if progress is not None:
             progress(place + 1, len(made))
     return results
+
+
+def save_sheet(
+    path: Path,
+    figures: Mapping[str, Any],
+    shown: Mapping[str, UInt8[np.ndarray, "Q H W 3"]],
+    reference: UInt8[np.ndarray, "H W 3"],
+) -> None:
+    """What `measure_concept` returns, as a picture: the reference, and a row of its prompts for each arm."""
+    from namesake.sheet import contact_sheet, save_png
+
+    rows: list[list[Any]] = [[reference if n == 0 else None, *shown[name]] for n, name in enumerate(shown)]
+    titles = ["reference", *figures["prompts"]]
+    sheet = contact_sheet(rows, titles, list(shown), title=f"{figures['category']}: {figures['description']}")
+    save_png(np.asarray(sheet), path)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ def _ahead(
         for start in range(job[-2], job[-1], PIECE)
     ]
     made: list[tuple[Any, ...]] = []
-    with ProcessPoolExecutor(max_workers=workers or os.cpu_count(), initializer=deaf) as pool, called_off(pool):
+    with drawers(workers) as pool:
         for (n, job), piece in zip(pieces, pool.map(drawn, [job for _, job in pieces]), strict=True):
             made.append(piece)
             if job[-1] == todo[n][-1]:
@@ -251,16 +252,17 @@ def _ahead(
 
 
 @contextmanager
-def called_off(pool: Executor) -> Iterator[None]:
-    """When this is left early, a pool waits for what is under way and not for what is still to come."""
-    try:
-        yield
-    finally:
-        pool.shutdown(cancel_futures=True)
+def drawers(workers: int = 0, context: BaseContext | None = None) -> Iterator[Executor]:
+    """Processes that draw, by default one for each core. They leave Ctrl-C to the process that they work for, which ends
+    them: when this is left early, what is under way is waited for and what is still to come is not."""
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context, initializer=_deaf) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def deaf() -> None:
-    """A worker leaves Ctrl-C to the process that it works for, which ends it."""
+def _deaf() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -22,7 +22,6 @@ import multiprocessing
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +45,7 @@ from namesake.picturebook.concept import (
     sample_color,
     sample_concept,
 )
-from namesake.picturebook.dataset import called_off, deaf
+from namesake.picturebook.dataset import drawers
 from namesake.picturebook.draw import FRAME, Truth, draw, pixel_cells
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, STYLES, WORN, Pose, Scene, World, sample_scene
@@ -261,11 +260,7 @@ def draw_judge_data(folder: Path, count: int, seed: int = 0, workers: int = 0, w
     jobs = [(folder, seed, start, min(records, -(-count // 4) - start), world) for start in todo]
     # "spawn": a fork of a process whose torch has threads may hang.
     context = multiprocessing.get_context("spawn")
-    with (
-        Progress() as progress,
-        ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context, initializer=deaf) as pool,
-        called_off(pool),
-    ):
+    with Progress() as progress, drawers(workers, context) as pool:
         bar = progress.add_task(
             "judge: drawings", total=-(-count // 4), completed=-(-count // 4) - sum(job[3] for job in jobs)
         )
