@@ -65,6 +65,7 @@ from namesake.recipes import COLD_START, method_of, pretrain_recipes, tuning_of
 from namesake.train import pretrain, tune
 from namesake.train.examples import sentences
 from namesake.train.fit import Batch
+from namesake.train.tune import Method
 
 # The encoders of the ablations: what differs from the recipe's settings, and how many categories they see (0 for all).
 ENCODERS: dict[str, tuple[dict[str, Any], int]] = {
@@ -140,9 +141,7 @@ class Bench:
                 return self.lora(picture, word, pace, taught.steps)
             told: dict[str, Any] = {"word": WORD, "steps": taught.steps}
             if taught.what == "cold start":
-                return tune.personalize(
-                    backbone, method_of(COLD_START, "picturebook"), picture, class_word=word, **told
-                )
+                return tune.personalize(backbone, _cold(), picture, class_word=word, **told)
             settings = replace(tuning_of("picturebook"), blend=taught.blend)
             told |= {"class_word": None if read else word, "hard": word}
             return date.personalize(backbone, self.encoder(taught.what), picture, settings=settings, **told)
@@ -178,7 +177,7 @@ class Bench:
         that they are told, wherever it comes from; an encoder's own word begins elsewhere where the class is read."""
         told: dict[str, Any] = {"arm": asdict(taught), "word": word}
         if taught.what == "cold start":
-            return told | {"method": asdict(method_of(COLD_START, "picturebook"))}
+            return told | {"method": asdict(_cold())}
         if taught.what == "LoRA":
             return told | {"method": asdict(_lora(self.chosen.get("rate", RATES[0]) if rate is None else rate))}
         return told | {"method": asdict(tuning_of("picturebook")), "encoder": self.identity(taught.what), "read": read}
@@ -238,6 +237,12 @@ BOUNDS = {"bounds": True}  # what is told of them
 
 def reference(made: Concept, world: World) -> UInt8[Tensor, "1 H W 3"]:
     return torch.from_numpy(draw(made, reference_of(made, world)).picture)[None]
+
+
+def _cold() -> Method:
+    """The recipe's cold start in the sentences of DATE's tuning, so that the encoder alone makes the difference."""
+    told = tuning_of("picturebook")
+    return replace(method_of(COLD_START, "picturebook"), context=told.context, sides=told.sides)
 
 
 def _lora(rate: float) -> Lora:
