@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from namesake.data.pictures import MAX_PIXELS, WORKING_SIDE, read_picture, read_pictures, square
+from namesake.data.pictures import MAX_PIXELS, WORKING_SIDE, Picture, read_picture, read_pictures, square
 from namesake.data.prompts import TEMPLATES
 from namesake.errors import Refusal
 
@@ -299,6 +299,25 @@ def test_square_crops_a_picture_and_pads_a_plain_ground(painted):
     assert (padded[50:] == (10, 200, 30)).all()
     assert square(plain, 16).shape == (16, 16, 3)
     assert square(plain, 512).shape == (512, 512, 3)
+
+
+def test_a_thin_picture_is_no_giant_square(tmp_path):
+    plain = np.full((256, 8000, 3), 200, np.uint8)
+    plain[100:200, 2000:3000] = (255, 0, 0)
+    inside = plain[..., 1] == 0
+    tracemalloc.start()
+    fitted = Picture(plain, inside, tmp_path).squared(256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e7  # the square of its long side has 192 MB
+    assert fitted.mask is not None
+    rows, columns = np.nonzero(fitted.mask)
+    # A 31st as large: from 2,000 to 3,000 of 8,000 in one direction, about the middle of the other.
+    assert abs(columns.min() - 64) <= 1
+    assert abs(columns.max() - 95) <= 1
+    assert abs(rows.mean() - 128) <= 1
+    assert (fitted.pixels[fitted.mask][:, 0] > 210).all()
+    assert (fitted.pixels[:100] == 200).all()
 
 
 def test_a_mask_goes_where_its_picture_goes(tmp_path):
