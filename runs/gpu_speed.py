@@ -26,9 +26,10 @@ import typer
 
 from namesake.backbone import Backbone
 from namesake.backbone.shapes import KINDS, true_shape
+from namesake.machine import peak_memory
 from namesake.methods.date import Date, DateEncoder, Tuning, personalize
 from namesake.methods.dreambooth import DreamBooth
-from namesake.train.pretrain import Plan, Stream, peak_memory, pretrain
+from namesake.train.pretrain import Plan, Stream, pretrain
 from namesake.train.tune import personalize as tune
 
 WORD = "<my-it>"

@@ -50,6 +50,7 @@ from namesake.evaluate.cold_start import (
     summary,
 )
 from namesake.generate import generate
+from namesake.machine import peak_memory
 from namesake.methods import METHODS
 from namesake.methods.textual_inversion import StyleInversion
 from namesake.picturebook.captions import PLACE_PHRASES
@@ -60,7 +61,6 @@ from namesake.picturebook.judge import Judge
 from namesake.picturebook.scene import STYLES, Scene, World, sample_pose, sample_style
 from namesake.recipes import class_pictures, method_of
 from namesake.sheet import contact_sheet, read_settings, save_png
-from namesake.train.pretrain import peak_memory
 from namesake.train.tune import Method, personalize
 
 COARSE_STYLE = "illustration"  # the word that a style begins at

@@ -168,9 +168,29 @@ def test_a_data_set_becomes_shards(tmp_path):
     assert recipes.shards(f"folder:{tmp_path}", tmp_path / "out", size=32) == 3
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        source, weight = recipes._source(f"shards:{tmp_path / 'out'}@2", 16)
-    assert (len(source), weight, source[2].shape) == (3, 2.0, (16, 16, 3))
-    drawn, weight = recipes._source("picturebook@0.5", 64)
-    assert (drawn.name, weight) == ("picturebook", 0.5)
+        makers, weights = recipes._sources([f"shards:{tmp_path / 'out'}@2", "picturebook@0.5"])
+        source, drawn = (make(16) for make in makers)
+        assert (len(source), weights, source[2].shape) == (3, [2.0, 0.5], (16, 16, 3))
+    assert (drawn.name, drawn[5].shape) == ("picturebook", (16, 16, 3))
+    assert recipes._sources(["picturebook", f"folder:{tmp_path}"])[1] is None
     with pytest.raises(Refusal, match="no number"):
-        recipes._source("picturebook@half", 64)
+        recipes._sources(["picturebook@half"])
+    with pytest.raises(Refusal, match="1 of 2 --data have a weight"):
+        recipes._sources(["picturebook@2", f"folder:{tmp_path}"])
+    assert recipes.shards(f"folder:{tmp_path}", tmp_path / "out", size=32) == 3  # all there
+    for other in ({"size": 16}, {"data": f"shards:{tmp_path / 'out'}", "size": 32}):
+        with pytest.raises(Refusal, match="shards of other pictures"):
+            recipes.shards(**{"data": f"folder:{tmp_path}", **other}, output=tmp_path / "out")
+
+
+def test_what_is_wrong_is_found_before_anything_is_loaded_or_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(Backbone, "load", None)
+    (tmp_path / "checkpoint-00000002.pt").touch()
+    for wrong, match in (
+        ({"batch": 30, "accumulation": 4}, "multiple of 4"),
+        ({"workers": -1}, "workers"),
+        ({"data": ["coco:here"]}, "not understood"),
+        ({"output": tmp_path}, "holds a run already"),
+    ):
+        with pytest.raises(Refusal, match=match):
+            recipes.pretrain("picturebook", **{"output": tmp_path / "new", **wrong})

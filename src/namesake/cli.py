@@ -266,7 +266,7 @@ def pretrain(
         int | None, typer.Option(metavar="N", help="Parts of a step; they do not see each other's words.")
     ] = None,
     checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Less memory, a third more computation.")
+        bool, typer.Option("--checkpointing", help="Less memory, a fifth more computation.")
     ] = False,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
@@ -290,7 +290,7 @@ def pretrain(
         workers=workers,
         tracker=tracker,
         output=output,
-        report=_report(),
+        report=_report(aloud=True),  # days of work, mostly where nobody reads along
     )
     if os.environ.get("RANK", "0") == "0":
         print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
@@ -443,8 +443,8 @@ def _quoted(value: str | Path) -> str:
     return shlex.quote(str(value))
 
 
-def _report() -> Any:
-    """What long calls tell goes to standard error: warnings always, the rest only where a person reads it."""
+def _report(aloud: bool = False) -> Any:
+    """What long calls tell goes to standard error: warnings always, the rest only where a person reads it, or `aloud`."""
     from rich import progress as parts
     from rich.console import Console
 
@@ -457,7 +457,7 @@ def _report() -> Any:
             console.print(f"namesake: {sentence}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
         def say(self, sentence: str) -> None:
-            if console.is_terminal:
+            if aloud or console.is_terminal:
                 console.print(sentence, style="dim", markup=False, highlight=False, soft_wrap=True)
 
         @contextmanager

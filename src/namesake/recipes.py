@@ -428,8 +428,8 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
 
     from namesake.data.pictures import read_pictures
     from namesake.generate import generate
+    from namesake.machine import peak_memory
     from namesake.sheet import contact_sheet, save_png
-    from namesake.train.pretrain import peak_memory
 
     examples = _examples()
     if not examples:
@@ -906,6 +906,7 @@ def pretrain(
     if recipe not in recipes:
         raise Refusal(f"There is no recipe '{recipe}'; choose one of {', '.join(recipes)}.")
     chosen = recipes[recipe]
+    _number("workers", workers, 0, 256)
     asked = {"steps": steps, "batch": batch, "accumulation": accumulation}
     given = {name: value for name, value in asked.items() if value is not None}
     plan = replace(chosen.plan, checkpointing=checkpointing, seed=seed, **given)
@@ -914,26 +915,28 @@ def pretrain(
         raise Refusal(f"The recipe '{recipe}' needs pictures; name them, such as --data imagenet:DIR.")
     from namesake.edits.file import folder_for
 
+    makers, weights = _sources(data)
     folder = folder_for(Path(output) if output is not None else Path("out/pretrain") / recipe)
     import torch
 
     from namesake.backbone import Backbone
     from namesake.data.prompts import TEMPLATES
     from namesake.data.sources import Mixture
+    from namesake.edits import sketch
     from namesake.picturebook.dataset import seen
     from namesake.train.examples import sentences
-    from namesake.train.pretrain import Stream, keep, launched
+    from namesake.train.pretrain import Stream, begun, keep, launched
     from namesake.train.pretrain import pretrain as run
 
     accelerator = launched(tracker, folder)
     main = accelerator.is_main_process
+    plan.share(accelerator.num_processes)
+    begun(folder, resume)
     backbone = Backbone.load(model or chosen.model, device=accelerator.device)
     backbone.unet.to(memory_format=torch.channels_last)
     encoder = (settings or chosen.encoder).network(backbone, seed)
     if data:
-        sources, weights = zip(*(_source(text, backbone.size) for text in data), strict=True)
-        filled = [float(len(one)) if weight is None else weight for one, weight in zip(sources, weights, strict=True)]
-        pictures = Mixture(sources, filled, seed)
+        pictures = Mixture([make(backbone.size) for make in makers], weights, seed)
         stream = Stream(backbone, pictures, workers=workers)
         shown = pictures.read(range(4))[0]
     else:
@@ -948,12 +951,19 @@ def pretrain(
             targets = keep([file.with_suffix(".target.npy") for file in files], backbone, None, accelerator, "targets")
             masks = torch.cat([_pooled(file.with_suffix(".mask.npy"), targets[[0]][0]) for file in files])
             frames = [text for file in files for text in json.loads(file.with_suffix(".json").read_text())]
-        drawn = Mixture([kept], seed=seed)  # type: ignore[list-item]
-        stream = Stream(backbone, drawn, kept, targets=targets, frames=frames, masks=masks)
+        pictures = Mixture([kept], seed=seed)  # type: ignore[list-item]
+        stream = Stream(backbone, pictures, kept, targets=targets, frames=frames, masks=masks)
         shown = _glimpses(seen().categories, backbone.size)
     # Views have captions of their own.
     prompts = [encoder.word] if stream.frames else sentences(backbone, encoder.word, TEMPLATES)
-    told = {"recipe": recipe, "model": backbone.name, "data": list(data), "encoder": vars(encoder.settings)}
+    told = {
+        "recipe": recipe,
+        "model": backbone.name,
+        "base": _named(sketch(backbone), encoder.features.sketch()),
+        "data": list(data),
+        "pictures": [len(one) for one in pictures.sources],
+        "encoder": vars(encoder.settings),
+    }
     if main:
         report.say(f"pre-training an encoder for {backbone.name} in {folder}")
     with (report if main else Report()).bar("pre-training") as progress:
@@ -1007,6 +1017,7 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
 
     from namesake.backbone import Backbone
     from namesake.backbone.shapes import Hollow, true_shape
+    from namesake.machine import bf16_pays
     from namesake.methods.dreambooth import DreamBooth
     from namesake.train.examples import Examples, encoded
     from namesake.train.fit import Batch, EditModule
@@ -1063,7 +1074,7 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
         return f"{size / 2**30:.2f} GiB"
 
     return {
-        "counted for": "a CPU, bf16 autocast" if own else "CUDA, bf16",
+        "counted for": "CUDA, bf16" if not own else "a CPU, bf16 autocast" if bf16_pays("cpu") else "a CPU, fp32",
         "U-Net": millions(backbone.unet),
         "attention projections": f"{len(backbone.sites)}",
         "encoder, trained parameters": millions(encoder),
@@ -1086,18 +1097,31 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
     }
 
 
-def _source(text: str, size: int) -> "tuple[Source, float | None]":
-    """A source by its name; the picture book's drawings are made as they are asked for."""
-    from namesake.data import sources
+def _sources(data: Sequence[str]) -> "tuple[list[Callable[[int], Source]], list[float] | None]":
+    """What makes sources, of the side of their pictures, by their names, and their weights where they have some; the
+    picture book's drawings are made as they are asked for."""
+    from namesake.data.sources import source, weight_of
     from namesake.picturebook.dataset import CutDrawings
 
-    name, _, weight = text.partition("@")
-    if name != "picturebook":
-        return sources.source(text, size)
-    try:
-        return CutDrawings(size), float(weight) if weight else None
-    except ValueError:
-        raise Refusal(f'The weight "{weight}" of the data "{text}" is no number.') from None
+    makers, weights = [], []
+    for text in data:
+        name, at, weight = text.partition("@")
+        made = (CutDrawings, weight_of(weight, text) if at else None) if name == "picturebook" else source(text)
+        makers.append(made[0])
+        weights += [] if made[1] is None else [made[1]]
+    if weights and len(weights) < len(makers):
+        # Without weights sources count by their pictures: beside a million a weight of 2 would be nothing.
+        raise Refusal(
+            f"{len(weights)} of {len(makers)} --data have a weight; give one to each of them (@WEIGHT), or none."
+        )
+    return makers, weights or None
+
+
+def _named(*sketches: "Tensor") -> str:
+    """A short name of weights, of their sketches."""
+    import hashlib
+
+    return hashlib.sha256(b"".join(one.numpy().tobytes() for one in sketches)).hexdigest()[:12]
 
 
 def _draw_pictures(folder: Path, recipe: PretrainRecipe, size: int, progress: Progress | None) -> None:
@@ -1177,10 +1201,10 @@ def shards(data: str, output: Path | str, size: int = 512, report: Report | None
     from namesake.data.sources import Shards, source, write_shards
     from namesake.edits.file import folder_for
 
-    found, _ = source(data, size)
+    found = source(data)[0](size)
     place = folder_for(Path(output))
     with report.bar("shards") as progress:
-        for done in write_shards(found, place):
+        for done in write_shards(found, place, size):
             if progress is not None:
                 progress(done, len(found))
     return len(Shards(place, size))

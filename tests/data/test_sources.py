@@ -1,5 +1,6 @@
 """Data sets in the forms that people have them, headers and quirks included, and how they are mixed."""
 
+import gzip
 import io
 import json
 import pickle
@@ -7,6 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from namesake.data.sources import Folder, ImageNet, Mixture, OpenImages, Shards, framed, source, write_shards
@@ -121,8 +123,10 @@ def test_shards_give_back_what_went_in_without_what_is_broken(tmp_path, monkeypa
     plain(GREEN).save(folder / "train/n07697537/n07697537_9.JPEG")
     images = ImageNet(folder, 32)
     place = tmp_path / "shards"
-    assert list(write_shards(images, place)) == [3, 5]
-    assert sorted(path.name for path in place.iterdir()) == ["shard-000000.tar", "shard-000001.tar", "sizes.json"]
+    assert list(write_shards(images, place, 32)) == [3, 5]
+    assert sorted(path.name for path in place.iterdir()) == [
+        *("shard-000000.tar", "shard-000001.tar", "sizes.json", "source.json")
+    ]
     assert json.loads((place / "sizes.json").read_text()) == {"shard-000000.tar": 3, "shard-000001.tar": 1}
     with tarfile.open(place / "shard-000000.tar") as tar:
         assert tar.getnames() == [f"{k:09d}.jpg" for k in range(3)]
@@ -136,7 +140,7 @@ def test_shards_give_back_what_went_in_without_what_is_broken(tmp_path, monkeypa
 
     before = (place / "shard-000000.tar").stat().st_mtime_ns
     (place / "shard-000001.tar").unlink()
-    list(write_shards(images, place))  # goes on where it stopped
+    list(write_shards(images, place, 32))  # goes on where it stopped
     assert (place / "shard-000000.tar").stat().st_mtime_ns == before
     assert len(Shards(place, 32)) == 4
 
@@ -159,6 +163,22 @@ def test_shards_of_others_are_counted_and_broken_ones_refused(tmp_path):
         Shards(tmp_path, 32)
 
 
+def test_every_worker_and_process_reads_any_shard(tmp_path, monkeypatch):
+    """webdataset would give a shard to one worker of one process, and fail where there are two."""
+    for number in range(6):
+        plain(RED if number % 2 else BLUE).save(tmp_path / f"{number}.png")
+    monkeypatch.setattr("namesake.data.sources.SHARD", 2)
+    list(write_shards(Folder(tmp_path, 32), tmp_path / "out", 32))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    pictures = Mixture([Shards(tmp_path / "out", 32)])
+    rows = torch.utils.data.DataLoader(
+        range(6), batch_size=None, num_workers=2, collate_fn=lambda row: pictures.read([row])
+    )
+    found = [(origin[0], near(picture[0], RED), skipped) for picture, origin, skipped in rows]
+    assert sorted(found) == [(number, bool(number % 2), 0) for number in range(6)]
+
+
 class Numbers:
     def __init__(self, name, count, broken=()):
         self.name, self.count, self.broken = name, count, broken
@@ -169,7 +189,7 @@ class Numbers:
     def __getitem__(self, index):
         if index in self.broken:
             raise Refusal(f"picture {index} is broken.")
-        return np.full((2, 2, 3), index, np.uint8)
+        return np.full((2, 2, 3), index % 256, np.uint8)
 
 
 def test_a_mixture_keeps_to_its_weights_and_misses_nothing():
@@ -192,15 +212,39 @@ def test_a_mixture_keeps_to_its_weights_and_misses_nothing():
 def test_a_broken_picture_gives_way_to_the_next_and_is_counted():
     mixture = Mixture([Numbers("one", 5, broken={2}), Numbers("two", 5)], [1, 1])
     pictures, origin, skipped = mixture.read(range(40))
-    assert skipped == 1
-    assert mixture.read(range(40, 80))[2] == 1  # not counted twice
+    lost = [mixture.pick(row) == (0, 2) for row in range(80)]
+    assert skipped == sum(lost[:40]) > 1
+    assert mixture.read(range(40, 80))[2] == sum(lost[40:])  # each row once
+    apart = [Mixture([Numbers("one", 5, broken={2}), Numbers("two", 5)], [1, 1]).read([row]) for row in range(80)]
+    assert [one[2] for one in apart] == lost  # whoever reads which rows
     for row, picture, number in zip(range(40), pictures, origin, strict=True):
         source, index = mixture.pick(row)
-        index = 3 if (source, index) == (0, 2) else index
-        assert (picture == index).all()
-        assert number == 5 * source + index
+        if (source, index) != (0, 2):
+            assert (picture == index).all()
+            assert number == 5 * source + index
+        else:
+            assert number in (0, 1, 3, 4)
+            assert (picture == number).all()
+        assert origin[row] == apart[row][1][0]
     with pytest.raises(Refusal, match="cannot be read; picture"):
         Mixture([Numbers("one", 3, broken={0, 1, 2})]).read([0])
+    for count in (1009, 1013, 1009 * 1013):  # every other one can stand in, whatever the number
+        mixture = Mixture(
+            [Numbers("one", count, broken={mixture.pick(0)[1]}) for mixture in [Mixture([Numbers("", count)])]]
+        )
+        assert mixture.read([0])[2] == 1
+
+
+def test_a_broken_shard_is_not_one_picture_a_thousand_times():
+    class Ordered(Numbers):
+        def order(self, chance):
+            return np.arange(self.count)
+
+    mixture = Mixture([Ordered("shards", 3000, broken=set(range(1000, 2000)))])
+    _, origin, skipped = mixture.read(range(3000))
+    assert skipped == 1000
+    assert len(set(origin)) == 2000
+    assert max(np.bincount(origin)) <= 3
 
 
 def test_data_is_named_by_kind_folder_and_weight(tmp_path):
@@ -208,22 +252,27 @@ def test_data_is_named_by_kind_folder_and_weight(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     plain(BLUE).save(tmp_path / "deep/er/a.webp", lossless=True)
     (tmp_path / "notes.txt").write_text("no picture")
-    found, weight = source(f"folder:{tmp_path}", 16)
+    make, weight = source(f"folder:{tmp_path}")
+    found = make(16)
     assert isinstance(found, Folder)
     assert (len(found), weight) == (2, None)
     assert near(found[0], RED)
     assert near(found[1], BLUE)
-    assert source(f"folder:{tmp_path}@0.5", 16)[1] == 0.5
+    assert source(f"folder:{tmp_path}@0.5")[1] == 0.5
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "train-annotations-bbox.csv").write_bytes(gzip.compress(V4.encode()))
     for text, match in (
         ("coco:here", "not understood"),
         ("folder", "not understood"),
         (f"folder:{tmp_path}/none", "no folder"),
-        (f"folder:{tmp_path}@much", "no number"),
+        *((f"folder:{tmp_path}@{weight}", "no number above 0") for weight in ("much", "-1", "0", "nan", "inf")),
         (f"shards:{tmp_path}", "no shards"),
         (f"openimages:{tmp_path}", "annotations-bbox"),
+        (f"openimages:{packed}", "no column ImageID"),
     ):
         with pytest.raises(Refusal, match=match):
-            source(text, 16)
+            source(text)[0](16)
     for weights in ([1.0, 2.0], [0.0], [float("nan")]):
         with pytest.raises(Refusal, match="weights"):
             Mixture([found], weights)

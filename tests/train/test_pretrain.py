@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -208,8 +210,10 @@ def test_checkpointing_changes_nothing(backbone, tmp_path):
 
 TWO = """
 import sys
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 sys.path[:0] = {paths}
 import torch
@@ -268,6 +272,15 @@ def test_what_cannot_be_run_is_refused(tmp_path):
         PLAN.share(3)
     with pytest.raises(Refusal, match="tracker 'nothing'"):
         launched("nothing", tmp_path)
+    absent = next(name for name in ("wandb", "aim", "clearml", "comet_ml") if find_spec(name) is None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # accelerate's, which is all that it would do
+        with pytest.raises(Refusal, match=f"tracker '{absent}'"):
+            launched(absent, tmp_path)
+    for content in (b"<html>no such file</html>", b"", b"PK" * 99):
+        (tmp_path / "checkpoint-00000001.pt").write_bytes(content)
+        with pytest.raises(Refusal, match=r"checkpoint-00000001\.pt\" cannot be read"):
+            room._restored(tmp_path, True, {}, torch.nn.Identity(), None, None)
 
 
 def test_what_it_will_take_is_said_before_it_starts(backbone, tmp_path):
@@ -323,6 +336,57 @@ def test_workers_read_ahead_in_order(backbone):
     for a, b in zip(alone, ahead, strict=True):
         assert torch.equal(a.pictures, b.pictures)
         assert torch.equal(a.origin, b.origin)
+
+
+def test_what_a_worker_refuses_is_one_sentence(backbone):
+    def refuse():
+        raise Refusal("All is broken.")
+
+    with pytest.raises(Refusal) as told:
+        list(Stream(backbone, Ready(0, refuse), workers=1)([range(4)]))
+    assert str(told.value) == "All is broken."
+
+
+class Skipping(Ready):
+    """Picture 5 is broken: 4 stands in."""
+
+    def read(self, rows):
+        pictures, origin, _ = super().read(rows)
+        return pictures, origin, sum(row % 8 == 5 for row in rows)
+
+
+def test_skipped_pictures_are_counted_once_and_over_a_break(backbone, tmp_path):
+    with pytest.raises(RuntimeError, match="killed"):
+        run(backbone, tmp_path, pictures=Skipping(stop_at=12, how=killed))
+    with open(tmp_path / "curve.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')  # the kill cut a line
+    run(backbone, tmp_path, pictures=Skipping(), resume=True)
+    assert [line["skipped pictures"] for line in lines(tmp_path)] == [0, 1, 1, 2]
+    ahead = Stream(backbone, Skipping(), workers=2)
+    for _ in range(2):
+        assert len(list(ahead([range(4 * k, 4 * k + 4) for k in range(4)]))) == 4
+        assert ahead.skipped == 2
+
+
+class Late:
+    """The second of two processes, which begins when the first has kept a file already."""
+
+    process_index, num_processes, is_main_process = 1, 2, False
+
+    def wait_for_everyone(self):
+        """The first one keeps what is its own."""
+        keep(self.files, self.backbone, None, self.first)
+
+
+def test_processes_keep_every_file_whenever_they_begin(backbone, tmp_path):
+    files = [tmp_path / f"{number:04d}.npy" for number in range(4)]
+    for file in files:
+        np.save(file, Ready().pictures[:1])
+    late, first = Late(), Late()
+    late.files, late.backbone, late.first = files, backbone, first
+    first.process_index, first.wait_for_everyone = 0, lambda: None
+    keep(files[:1], backbone, None, first)
+    assert len(keep(files, backbone, None, late)) == 4
 
 
 def test_sentences_that_the_model_cannot_read_are_left_out():

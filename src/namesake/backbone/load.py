@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from namesake.errors import Refusal
+from namesake.machine import bf16_pays
 
 PICTUREBOOK = "picturebook"
 # A key that only a checkpoint of SDXL in its authors' own layout has: the second text encoder's first weight.
@@ -64,7 +65,7 @@ def choose(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
             f"The device '{device}' cannot be used here; choose cpu, or another that this machine has."
         ) from error
     if dtype is None:
-        half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        half = torch.bfloat16 if device.type == "cuda" and bf16_pays("cuda") else torch.float16
         dtype = half if device.type in ("cuda", "mps") else torch.float32
     return device, dtype
 

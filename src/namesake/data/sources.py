@@ -2,15 +2,15 @@
 
 A source is a sequence of square pictures, uint8 `[S, S, 3]`; what cannot be read raises a Refusal. A `Mixture` draws
 from several by weight. Which picture a row of a run shows is a function of the row alone, so that a run can be taken up
-anywhere; a broken picture gives way to the next one of its source and is counted.
+anywhere; a broken picture gives way to another one of its source and is counted.
 """
 
 import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +25,7 @@ from namesake.errors import Refusal
 SHARD = 1000  # pictures
 CYCLE = 1000  # rows after which the sources of a mixture come in the same order again
 GIVE_UP = 2 * SHARD  # broken pictures in a row
+JUMP = 1009  # rows on to the one that stands in for a broken one: prime, and out of a shard of 1,000
 
 
 def framed(
@@ -136,15 +137,15 @@ class OpenImages:
         self.boxes: Float[np.ndarray, "N 4"] = np.array([boxes[name] for name in names], np.float32)
 
     def _rows(self, table: Path, least: float) -> Iterator[tuple[str, tuple[float, ...]]]:
-        with open(table, newline="", encoding="utf-8") as file:
+        with open(table, newline="", encoding="utf-8", errors="replace") as file:
             reader = csv.reader(file)
-            header = next(reader, [])
+            header = next(_lines(reader, table), [])
             lacking = [name for name in ("ImageID", *self.SIDES, *self.FLAGS) if name not in header]
             if lacking:
                 raise Refusal(f'The table "{table}" has no column {lacking[0]}; the boxes of Open Images are wanted.')
             name, *rest = (header.index(column) for column in ("ImageID", *self.SIDES, *self.FLAGS))
             sides, flags = rest[:4], rest[4:]
-            for row in reader:
+            for row in _lines(reader, table):
                 try:
                     if any(row[flag] == "1" for flag in flags):
                         continue
@@ -161,6 +162,13 @@ class OpenImages:
         left, top, right, bottom = self.boxes[index].tolist()
         picture = read_picture(self.files[index], upright=False)  # boxes are of pictures as they are stored
         return framed(picture.pixels, (left, top, right, bottom), self.about, self.size)
+
+
+def _lines(reader: Iterator[list[str]], table: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as reason:
+        raise Refusal(f'The table "{table}" cannot be read ({reason}); get it again.') from None
 
 
 def _area(box: tuple[float, ...]) -> float:
@@ -215,10 +223,17 @@ class Shards:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
+    found = _note(folder / "sizes.json")
+    return {name: count for name, count in found.items() if type(count) is int and count >= 0}
+
+
+def _note(path: Path) -> dict[str, Any]:
+    """What a file in JSON says; nothing where it is not there or damaged."""
     try:
-        return dict(json.loads((folder / "sizes.json").read_text()))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _samples(file: Path) -> list[dict[str, Any]]:
@@ -226,22 +241,38 @@ def _samples(file: Path) -> list[dict[str, Any]]:
     import webdataset
 
     try:
-        return list(webdataset.WebDataset(str(file), shardshuffle=False, empty_check=False))
+        # Which process and which worker reads what is not webdataset's to say: `Mixture` tells every one its rows.
+        return list(
+            webdataset.WebDataset(
+                str(file), shardshuffle=False, empty_check=False, nodesplitter=None, workersplitter=None
+            )
+        )
     except Exception as reason:  # a tar file that is cut off raises what it likes
         raise Refusal(f'The shard "{file}" cannot be read ({reason}); make it again or delete it.') from None
 
 
-def write_shards(source: Source, folder: Path, quality: int = 95) -> Iterator[int]:
+def write_shards(source: Source, folder: Path, size: int, quality: int = 95) -> Iterator[int]:
     """Turn a source into WebDataset shards of 1,000 JPEGs; yields how many of its pictures are done.
 
     Shards that are there already are kept, so an interrupted run goes on where it stopped. Broken pictures are left
-    out. `sizes.json` says how many samples each shard has.
+    out. size: of the pictures, pixels a side. `sizes.json` says how many samples each shard has, `source.json` what
+    they were made of.
+
+    Raises:
+        Refusal: the folder holds shards of other pictures, or of another size.
     """
     import webdataset
 
     from namesake.edits.file import write
 
     folder.mkdir(parents=True, exist_ok=True)
+    note = {"source": source.name, "pictures": len(source), "size": size}
+    if any(folder.glob("*.tar")) and _note(folder / "source.json") != note:
+        raise Refusal(
+            f'The folder "{folder}" holds shards of other pictures than {source.name}, or of another size; name another '
+            "folder."
+        )
+    write(json.dumps(note).encode(), folder / "source.json", "note on the shards")
     sizes = _sizes(folder)
     for start in range(0, len(source), SHARD):
         place = folder / f"shard-{start // SHARD:06d}.tar"
@@ -298,24 +329,33 @@ class Mixture:
         own = getattr(self.sources[source], "order", None)
         return chance.permutation(len(self.sources[source])) if own is None else own(chance)
 
-    def pick(self, row: int) -> tuple[int, int]:
-        """The source of a row and the number of its picture in it."""
+    def _place(self, row: int) -> tuple[int, int, int]:
+        """The source of a row, how often it was gone through before, and the row's place in its order."""
         cycle, place = divmod(row, len(self._turns))
         source = int(self._turns[place])
-        epoch, number = divmod(cycle * int(self._counts[source]) + int(self._ranks[place]), len(self.sources[source]))
+        return source, *divmod(cycle * int(self._counts[source]) + int(self._ranks[place]), len(self.sources[source]))
+
+    def pick(self, row: int) -> tuple[int, int]:
+        """The source of a row and the number of its picture in it."""
+        source, epoch, number = self._place(row)
         return source, int(self._order(source, epoch)[number])
 
     def read(self, rows: Sequence[int]) -> tuple[UInt8[np.ndarray, "B S S 3"], list[int], int]:
-        """The pictures of some rows, a number for each picture that no other has, and how many broken ones were met.
+        """The pictures of some rows, a number for each picture that no other has, and how many of the rows show another
+        one since their own is broken.
 
         Raises:
-            Refusal: 2,000 pictures in a row are broken.
+            Refusal: 2,000 pictures are broken, one after the other.
         """
-        pictures, origin = [], []
+        pictures, origin, skipped = [], [], 0
         for row in rows:
-            source, index = self.pick(row)
+            source, epoch, number = self._place(row)
+            order = self._order(source, epoch)
+            # Not to the one beside it: the rows of a whole broken shard would all come to one picture.
+            jump = next(some for some in (JUMP, JUMP + 4, 1) if len(order) % some or some == 1)
             reason: Refusal | str = "they were met before."
-            for _ in range(GIVE_UP):
+            for tried in range(GIVE_UP):
+                index = int(order[(number + tried * jump) % len(order)])
                 if (source, index) not in self._broken:
                     try:
                         pictures.append(self.sources[source][index])
@@ -323,11 +363,11 @@ class Mixture:
                     except Refusal as refusal:
                         self._broken.add((source, index))
                         reason = refusal
-                index = (index + 1) % len(self.sources[source])
             else:
                 raise Refusal(f"{GIVE_UP} pictures of {self.sources[source].name} in a row cannot be read; {reason}")
+            skipped += tried > 0
             origin.append(int(self._starts[source]) + index)
-        return np.stack(pictures), origin, len(self._broken)
+        return np.stack(pictures), origin, skipped
 
     def __getstate__(self) -> dict[str, Any]:  # for the workers of a loader
         return {name: value for name, value in self.__dict__.items() if name != "_order"}
@@ -340,8 +380,9 @@ class Mixture:
 KINDS: dict[str, Any] = {"folder": Folder, "imagenet": ImageNet, "openimages": OpenImages, "shards": Shards}
 
 
-def source(text: str, size: int) -> tuple[Source, float | None]:
-    """The source that "kind:folder" or "kind:folder@weight" names, and its weight.
+def source(text: str) -> tuple[Callable[[int], Source], float | None]:
+    """What makes the source that "kind:folder" or "kind:folder@weight" names, of the side of its pictures in pixels, and
+    its weight.
 
     Raises:
         Refusal: another form, an unknown kind, a folder that is not there, a weight that is no number above 0.
@@ -352,11 +393,18 @@ def source(text: str, size: int) -> tuple[Source, float | None]:
     place, at, weight = rest.rpartition("@")
     if not at:
         place, weight = rest, ""
-    try:
-        share = float(weight) if at else None
-    except ValueError:
-        raise Refusal(f'The weight "{weight}" of the data "{text}" is no number.') from None
     folder = Path(place)
     if not folder.is_dir():
         raise Refusal(f'There is no folder "{folder}" for the data "{text}".')
-    return KINDS[kind](folder, size), share
+    return partial(KINDS[kind], folder), weight_of(weight, text) if at else None
+
+
+def weight_of(weight: str, text: str) -> float:
+    """The weight in the name of some data; Refusal where it is no number above 0."""
+    try:
+        share = float(weight)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < np.inf:
+        raise Refusal(f'The weight "{weight}" of the data "{text}" is no number above 0.')
+    return share

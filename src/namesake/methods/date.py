@@ -448,8 +448,8 @@ class DateEncoder(EditModule):
                 return encoder
         raise Refusal(
             f"The encoder {path} was made for {note.get('base') or 'another model'}, and the weights of "
-            f"{backbone.name}, of its autoencoder or of its image encoder differ; load that model, or allow any base of "
-            "this architecture (--any-base)."
+            f"{backbone.name}, of its autoencoder or of its image encoder differ; load that model, or start cold "
+            "(--encoder none)."
         )
 
 

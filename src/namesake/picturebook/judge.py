@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from namesake.edits.base import strided_values
 from namesake.errors import Refusal
+from namesake.machine import bf16_pays
 from namesake.picturebook.concept import (
     COLORS,
     PATTERNS,
@@ -481,7 +482,7 @@ def _loss(
     paired = wanted[:, list(network.classes).index("relation")] != heads()["relation"].index("none")
     device = next(network.parameters()).device
     x = _spoil(_look(_floats(pictures), torch.where(cropped[:, None], around, whole)), rng, noise).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=network.training):
+    with torch.autocast(device.type, torch.bfloat16, enabled=network.training and bf16_pays(device.type)):
         logits, embeddings = network(x.contiguous(memory_format=torch.channels_last))
     wanted = wanted.masked_fill(cropped[:, None], IGNORE).to(device)
     # A whole picture of two things has no one identity.

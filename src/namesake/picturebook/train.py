@@ -34,6 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from namesake.backbone.features import readings
 from namesake.data.prompts import COLORED
 from namesake.errors import Refusal
+from namesake.machine import bf16_pays
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
 from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept
@@ -289,9 +290,10 @@ def _replace(data: Any, path: Path) -> None:
 
 @contextmanager
 def half(device: str) -> Iterator[None]:
-    """bfloat16 autocast. On a CPU attention is computed as plain products: with heads as narrow as these, the backward pass of the
-    fused kernel takes as long again as all the rest of it (LOG.md)."""
-    with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+    """bfloat16 autocast where it pays. On a CPU attention is computed as plain products: with heads as narrow as these, the
+    backward pass of the fused kernel takes as long again as all the rest of it (LOG.md)."""
+    plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+    with torch.autocast(device, torch.bfloat16, enabled=bf16_pays(device)), plain:
         yield
 
 
@@ -544,15 +546,17 @@ def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[T
     from transformers import CLIPTokenizer
 
     shards = sorted(folder.glob("????.json"))
-    todo = [shard for shard in shards if not shard.with_suffix(".latents.npy").exists()]
-    mine = todo[accelerator.process_index :: accelerator.num_processes]
+    own = shards[
+        accelerator.process_index :: accelerator.num_processes
+    ]  # not of those that lack, which change meanwhile
+    mine = [shard for shard in own if not shard.with_suffix(".latents.npy").exists()]
     vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(
         accelerator.device, torch.float32, memory_format=torch.channels_last
     )  # type: ignore[call-overload]
     for shard in track(mine, "encode", disable=not accelerator.is_main_process):
         parts = []
         for chunk in torch.from_numpy(np.load(shard.with_suffix(".npy"))).split(250):
-            with torch.autocast(accelerator.device.type, torch.bfloat16):
+            with half(accelerator.device.type):
                 moments = vae.quant_conv(vae.encoder(_floats(chunk.to(accelerator.device))))
             parts.append(moments.chunk(2, 1)[0].half().cpu().contiguous())
         np.save(shard.with_suffix(".part.npy"), torch.cat(parts).numpy())
@@ -768,7 +772,7 @@ def sample_latents(
     words = torch.cat([empty.expand_as(ids), ids]).to(device)
     states = module.text(input_ids=words)[0]
     for t in scheduler.timesteps:
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with half(torch.device(device).type):
             out = module.unet(torch.cat([x, x]), t.to(device), states).sample.float()
         free, asked = out.chunk(2)
         x = scheduler.step(free + guidance * (asked - free), t, x).prev_sample

@@ -31,6 +31,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 
 from namesake.backbone import Backbone
 from namesake.edits import Edit, Layout, LowRankEdit, Mount, Part, TokenEdit, mount
+from namesake.machine import bf16_pays
 from namesake.train.fit import Batch, EditModule, loss_of
 from namesake.train.pretrain import Plan
 
@@ -122,6 +123,7 @@ class Imitated(TorchFunctionMode):
     def __init__(self, device: str) -> None:
         super().__init__()
         self.device, self._half = device, False
+        self._casts = device != "cpu" or bf16_pays(device)
 
     @contextmanager
     def half(self, on: bool = True) -> Iterator[None]:
@@ -137,7 +139,7 @@ class Imitated(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._half and (func in BF16 or func in FP32[self.device]):
+        if self._half and self._casts and (func in BF16 or func in FP32[self.device]):
             args, kwargs = _cast((args, kwargs), torch.bfloat16 if func in BF16 else torch.float32)
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)

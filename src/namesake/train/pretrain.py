@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
@@ -33,6 +33,7 @@ from namesake.backbone.features import Features
 from namesake.edits import Edit, Layout, Mount, mount
 from namesake.edits.file import write
 from namesake.errors import Refusal
+from namesake.machine import bf16_pays, peak_memory
 from namesake.train.examples import encoded
 from namesake.train.fit import Batch, EditModule, dice, loss_of, patient, stratified, timesteps
 
@@ -126,7 +127,8 @@ class Pictures(Protocol):
         ...
 
     def read(self, rows: Sequence[int]) -> tuple[UInt8[np.ndarray, "B S S 3"], list[int], int]:
-        """The pictures of some rows, a number for each that no other picture has, and how many were skipped so far."""
+        """The pictures of some rows, a number for each that no other picture has, and how many rows show another one
+        than theirs, since that is broken."""
         ...
 
 
@@ -169,8 +171,9 @@ def keep(
 
     mark = _mark(backbone, features)
     kept = [file.with_name(f"{file.stem}.{mark}.npy") for file in files]
-    todo = [pair for pair in zip(files, kept, strict=True) if not pair[1].exists()]
-    mine = todo[accelerator.process_index :: accelerator.num_processes]
+    # Shared by place and not by what is lacking, which changes while other processes work.
+    own = list(zip(files, kept, strict=True))[accelerator.process_index :: accelerator.num_processes]
+    mine = [pair for pair in own if not pair[1].exists()]
     quiet = not accelerator.is_main_process or not sys.stderr.isatty()
     for file, place in track(mine, title, disable=quiet):
         parts = []
@@ -233,7 +236,9 @@ class Stream:
         self.skipped = 0
 
     def __call__(self, parts: Sequence[range]) -> Iterator[Batch]:
-        """The batches of some parts, each given as its rows."""
+        """The batches of some parts, each given as its rows; `skipped` is how many of them show another picture than
+        theirs so far, since that is broken."""
+        self.skipped = 0
         if self.kept is not None:
             for rows in parts:
                 numbers = [self.pictures.pick(row)[1] for row in rows]
@@ -250,10 +255,11 @@ class Stream:
             num_workers=self.workers,
             pin_memory=self.backbone.device.type == "cuda",
         )
-        counts: dict[int, int] = {}
-        for worker, pixels, origin, skipped in loader:
-            counts[worker] = skipped
-            self.skipped = sum(counts.values())
+        for read in loader:
+            if isinstance(read, str):
+                raise Refusal(read)
+            pixels, origin, skipped = read
+            self.skipped += skipped
             with half(self.backbone):
                 latents = encoded(self.backbone, pixels)
             yield Batch(latents, [], pictures=pixels, origin=origin)
@@ -268,10 +274,12 @@ class _Parts(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, number: int) -> tuple[int, Tensor, Tensor, int]:
-        pixels, origin, skipped = self.pictures.read(self.parts[number])
-        worker = torch.utils.data.get_worker_info()
-        return 0 if worker is None else worker.id, torch.from_numpy(pixels), torch.tensor(origin), skipped
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, int] | str:
+        try:
+            pixels, origin, skipped = self.pictures.read(self.parts[number])
+        except Refusal as refusal:  # as a value, since out of a worker it would come with that one's traceback
+            return str(refusal)
+        return torch.from_numpy(pixels), torch.tensor(origin), skipped
 
 
 class _Shares(Sequence[range]):
@@ -304,7 +312,7 @@ def launched(tracker: str | None = None, folder: Path | None = None, cpu: bool =
 
     here = torch.cuda.is_available() or torch.backends.mps.is_available()
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=cpu or not here,
             mixed_precision="no",  # `half` says where; what an accelerate config says would reach the encoder too
             log_with=tracker,
@@ -314,8 +322,11 @@ def launched(tracker: str | None = None, folder: Path | None = None, cpu: bool =
                 InitProcessGroupKwargs(timeout=timedelta(days=1)),  # one may draw ahead, or train a judge, meanwhile
             ],
         )
+        if tracker and not accelerator.log_with:
+            raise ImportError("its package is not here")  # accelerate only warns
     except (ValueError, ImportError) as error:
         raise Refusal(f"The tracker '{tracker}' cannot be used ({error}); install it, or name another.") from None
+    return accelerator
 
 
 @contextmanager
@@ -336,10 +347,9 @@ def plain_attention(backbone: Backbone) -> Iterator[None]:
 
 @contextmanager
 def half(backbone: Backbone) -> Iterator[None]:
-    """bfloat16 where it pays: on CUDA devices that have it, and on CPUs."""
+    """bfloat16 where it pays."""
     kind = backbone.device.type
-    pays = kind == "cpu" or (kind == "cuda" and torch.cuda.is_bf16_supported())
-    with plain_attention(backbone), torch.autocast(kind, torch.bfloat16) if pays else nullcontext():
+    with plain_attention(backbone), torch.autocast(kind, torch.bfloat16) if bf16_pays(kind) else nullcontext():
         yield
 
 
@@ -398,7 +408,7 @@ def pretrain(
     parameters = list(module.parameters())
     average = EMAModel(parameters, decay=plan.average, foreach=True)
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=plan.decay)
-    step = _restored(folder, resume, settings, module, optimizer, average)
+    step, before = _restored(folder, resume, settings, module, optimizer, average)
     if plan.checkpointing:
         backbone.unet.enable_gradient_checkpointing()
     wrapped = accelerator.prepare_model(module)
@@ -455,9 +465,17 @@ def pretrain(
                 "optimizer": optimizer.state_dict(),
                 "average": average.state_dict(),
             }
-            _save(folder, {"step": step, "settings": json.dumps(settings, sort_keys=True), **states})
+            note = {"step": step, "skipped": skipped, "settings": json.dumps(settings, sort_keys=True)}
+            _save(folder, {**note, **states})
 
-    ended = False
+    def once() -> None:
+        """What a part takes beside the reading of its pictures, which goes on meanwhile."""
+        if first.pictures is not None:
+            with half(backbone):
+                encoded(backbone, first.pictures)
+        passed(first, step, 0, True)
+
+    skipped, ended = before, False
     try:
         with patient() as interrupted:
             progress(step, plan.steps)
@@ -465,7 +483,7 @@ def pretrain(
                 shown(0)
             if step < plan.steps:
                 first = next(stream([_Shares(plan, step, process, processes)[0]]))
-                _estimate(backbone, module, plan, plan.steps - step, lambda: passed(first, step, 0, True), say)
+                _estimate(backbone, module, plan, plan.steps - step, once, say)
                 optimizer.zero_grad(set_to_none=True)
             while step < plan.steps and not ended:
                 for group in optimizer.param_groups:
@@ -488,10 +506,10 @@ def pretrain(
                     module.after_step()
                 average.step(parameters)
                 step += 1
-                ended = means[2] > 0
+                ended, skipped = means[2] > 0, before + round(means[3] * processes)
                 progress(step, plan.steps)
                 if curve is not None:
-                    curve.add(plan, step, means, norm.item(), processes)
+                    curve.add(plan, step, means, norm.item(), skipped)
                     if step % plan.log_every == 0 or step == plan.steps:
                         curve.write(step, plan.rate_at(step - 1), module.figures(edit))
                 if step % plan.save_every == 0 or step == plan.steps or ended:
@@ -533,16 +551,6 @@ def _estimate(
     )
 
 
-def peak_memory() -> int:
-    """Peak resident bytes of this process; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def _duration(seconds: float) -> str:
     for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * unit:
@@ -555,8 +563,10 @@ class _Curve:
 
     def __init__(self, path: Path, step: int, accelerator: Any, settings: Mapping[str, Any]) -> None:
         self.path, self.accelerator = path, accelerator
-        lines = path.read_text().splitlines() if step and path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        kept = []
+        for line in path.read_text().splitlines() if step and path.exists() else []:
+            with suppress(ValueError):  # a kill may cut a line
+                kept += [line] if json.loads(line)["step"] <= step else []
         write("".join(f"{line}\n" for line in kept).encode(), path, "curve")
         if accelerator.log_with:
             flat = {name: value for name, value in settings.items() if isinstance(value, int | float | str | bool)}
@@ -567,11 +577,11 @@ class _Curve:
         self.sums, self.count, self.rows, self.since = np.zeros(3), 0, 0, time.perf_counter()
         self.skipped = self.left = 0
 
-    def add(self, plan: Plan, step: int, means: Sequence[float], norm: float, processes: int) -> None:
+    def add(self, plan: Plan, step: int, means: Sequence[float], norm: float, skipped: int) -> None:
         self.sums += (means[0], means[1], norm)
         self.count += 1
         self.rows += plan.batch
-        self.skipped, self.left = round(means[3] * processes), plan.steps - step
+        self.skipped, self.left = skipped, plan.steps - step
 
     def write(self, step: int, rate: float, watched: Mapping[str, float]) -> None:
         """A line of means since the last one, with the projected rest of the run."""
@@ -597,20 +607,28 @@ def _save(folder: Path, state: Mapping[str, Any]) -> None:
             old.unlink(missing_ok=True)
 
 
+def begun(folder: Path, resume: bool) -> Path | None:
+    """The last checkpoint in the folder of a run, None where there is none; Refusal where it is not to be resumed."""
+    found = sorted(folder.glob("checkpoint-*.pt"))
+    if found and not resume:
+        raise Refusal(f'The folder "{folder}" holds a run already; go on with it (--resume), or name another folder.')
+    return found[-1] if found else None
+
+
 def _restored(
     folder: Path, resume: bool, settings: Mapping[str, Any], module: nn.Module, optimizer: Any, average: Any
-) -> int:
-    """The step of the last checkpoint in a folder, whose states are loaded; 0 where there is none."""
-    found = sorted(folder.glob("checkpoint-*.pt"))
-    if not found:
-        return 0
-    if not resume:
-        raise Refusal(f'The folder "{folder}" holds a run already; go on with it (--resume), or name another folder.')
+) -> tuple[int, int]:
+    """The step of the last checkpoint in a folder, whose states are loaded, and how many pictures were skipped until
+    then; 0 where there is none."""
+    last = begun(folder, resume)
+    if last is None:
+        return 0, 0
     try:
-        state = torch.load(found[-1], map_location="cpu", weights_only=True)
+        state = torch.load(last, map_location="cpu", weights_only=True)
         before = json.loads(state["settings"])
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as reason:
-        raise Refusal(f'The checkpoint "{found[-1]}" cannot be read ({reason}); delete it and resume again.') from None
+    except Exception as reason:  # what is no checkpoint raises what it likes
+        told = str(reason).strip().partition("\n")[0] or type(reason).__name__
+        raise Refusal(f'The checkpoint "{last}" cannot be read ({told}); delete it and resume again.') from None
     other = {**json.loads(json.dumps(settings))}
     different = sorted(name for name in {*before, *other} if before.get(name) != other.get(name) and name not in FREE)
     if different:
@@ -622,7 +640,7 @@ def _restored(
     optimizer.load_state_dict(state["optimizer"])
     average.load_state_dict(state["average"])
     average.to(next(module.parameters()).device)
-    return int(state["step"])
+    return int(state["step"]), int(state["skipped"])
 
 
 FREE = ("save_every", "preview_every", "log_every", "checkpointing")  # what may differ between a run and its going on
