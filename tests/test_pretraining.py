@@ -170,7 +170,7 @@ def test_a_data_set_becomes_shards(tmp_path):
         warnings.simplefilter("error")
         makers, weights = recipes._sources([f"shards:{tmp_path / 'out'}@2", "picturebook@0.5"])
         source, drawn = (make(16) for make in makers)
-        assert (len(source), weights, source[2].shape) == (3, [2.0, 0.5], (16, 16, 3))
+    assert (len(source), weights, source[2].shape) == (3, [2.0, 0.5], (16, 16, 3))
     assert (drawn.name, drawn[5].shape) == ("picturebook", (16, 16, 3))
     assert recipes._sources(["picturebook", f"folder:{tmp_path}"])[1] is None
     with pytest.raises(Refusal, match="no number"):
