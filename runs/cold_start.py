@@ -83,6 +83,8 @@ def main(
             part=(int(part.split("/")[0]), int(part.split("/")[1])),
             progress=lambda done, total: progress.update(bar, completed=done),
         )
+    if not part.endswith("/1"):  # a last one without parts finds all of it done
+        return
     (out / "summary.json").write_text(json.dumps(summary(results), indent=1) + "\n")
     told = f"{len(results)} {split} concepts x 8 prompts x {seeds} seeds\n\n{table(results)}\n\n{by_kind(results)}"
     print(told)

@@ -18,6 +18,7 @@ nearest to), and `summary.json`.
 
 import hashlib
 import json
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ from torch import Tensor
 from namesake.backbone import Backbone
 from namesake.data.prompts import TEMPLATES
 from namesake.data.sources import Mixture
-from namesake.edits import Edit, TokenEdit
+from namesake.edits import Edit, SecondPath, TokenEdit
 from namesake.errors import Refusal
 from namesake.evaluate import claims
 from namesake.evaluate.claims import LORA_STEPS, Taught
@@ -44,6 +45,7 @@ from namesake.evaluate.cold_start import (
     Arm,
     by_concept,
     condensed,
+    finished,
     key_of,
     mark_of,
     measure_concept,
@@ -80,6 +82,7 @@ ENCODERS: dict[str, tuple[dict[str, Any], int]] = {
 SAMPLES = 40_000  # of each
 DRAWINGS = 20_000  # so each is seen twice, of however many categories
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)  # LoRA's, to choose from
+TIMED = 4  # concepts whose seconds are compared with LoRA's
 WAYS = {"given": False, "read": True}  # where the class word comes from
 
 
@@ -116,7 +119,7 @@ class Bench:
         path = self.out / "encoders" / f"{what}.safetensors"
         if not path.is_file():
             raise Refusal(f"The encoder '{what}' was not trained yet; do so with --train {what}.")
-        return path
+        return _same(path, trained_as(what, self.world, self.samples))
 
     def encoder(self, what: str) -> DateEncoder:
         if what not in self._encoders:
@@ -142,9 +145,13 @@ class Bench:
             told: dict[str, Any] = {"word": WORD, "steps": taught.steps}
             if taught.what == "cold start":
                 return tune.personalize(backbone, _cold(), picture, class_word=word, **told)
-            settings = replace(tuning_of("picturebook"), blend=taught.blend)
+            settings = replace(_tuning(taught.what), blend=taught.blend)
             told |= {"class_word": None if read else word, "hard": word}
-            return date.personalize(backbone, self.encoder(taught.what), picture, settings=settings, **told)
+            edit = date.personalize(backbone, self.encoder(taught.what), picture, settings=settings, **told)
+            if taught.drawn is None:
+                return edit
+            parts = [part for part in edit.parts if not isinstance(part, SecondPath)]
+            return replace(edit, parts=(*parts, SecondPath(word, taught.drawn)))
 
         return teach
 
@@ -161,9 +168,11 @@ class Bench:
                 seen[done] = replace(edit, about=replace(edit.about, settings={**edit.about.settings, **spent}))
 
             longest = max(*self.needed, steps)
-            tune.personalize(
-                self.backbone, _lora(rate), picture, word=WORD, class_word=word, steps=longest, strip=keep,
-                strip_at=sorted({*self.needed, steps}),
+            finished(
+                tune.personalize(
+                    self.backbone, _lora(rate), picture, word=WORD, class_word=word, steps=longest, strip=keep,
+                    strip_at=sorted({*self.needed, steps}),
+                )
             )  # fmt: skip
             self._run = (key, seen)
         return self._run[1][steps]
@@ -175,12 +184,12 @@ class Bench:
     def made_with(self, taught: Taught, word: str, read: bool, rate: float | None = None) -> dict[str, Any]:
         """All that an arm's figures depend on beside the models and the concept. Cold start and LoRA begin at the word
         that they are told, wherever it comes from; an encoder's own word begins elsewhere where the class is read."""
-        told: dict[str, Any] = {"arm": asdict(taught), "word": word}
+        told: dict[str, Any] = {"arm": taught.told(), "word": word}
         if taught.what == "cold start":
             return told | {"method": asdict(_cold())}
         if taught.what == "LoRA":
             return told | {"method": asdict(_lora(self.chosen.get("rate", RATES[0]) if rate is None else rate))}
-        return told | {"method": asdict(tuning_of("picturebook")), "encoder": self.identity(taught.what), "read": read}
+        return told | {"method": asdict(_tuning(taught.what)), "encoder": self.identity(taught.what), "read": read}
 
     def identity(self, what: str) -> Any:
         """What tells an encoder from others: its file, or how an ablation's was trained, which can be done again."""
@@ -218,6 +227,30 @@ class Bench:
             parts.append(self.measured(split, made, f"{way}/{one.name}", {one.name: self.arm(one, read)}, told))
         return claims.joined([[part] for part in parts])[0]
 
+    def timed(self, made: Concept, best: int) -> dict[str, float]:
+        """The seconds of the encoder's tuning and of LoRA's best, one after the other in this process: those of the other
+        figures were taken beside other work, or elsewhere."""
+        pair = (Taught("encoder", claims.TUNED), Taught("LoRA", best))
+        told = [self.made_with(one, made.category, False) for one in pair]
+        picture = reference(made, self.world)
+
+        def anew() -> dict[str, float]:
+            spent = {}
+            for one in pair:
+                begun = time.perf_counter()
+                if one.what == "LoRA":  # alone: `lora` would go on to its longest length
+                    method = _lora(self.chosen["rate"])
+                    edit = tune.personalize(
+                        self.backbone, method, picture, word=WORD, class_word=made.category, steps=best
+                    )
+                else:
+                    edit = self.arm(one)(self.backbone, picture, made.category)
+                spent[one.name] = round(time.perf_counter() - begun, 2)
+                finished(edit)
+            return spent
+
+        return self.ledger.get(self.key("seconds", made, {"seconds": told, "host": platform.node()}), anew)
+
     def lacking(self, split: str, concepts: Sequence[Concept], arms: Sequence[Taught]) -> list[Taught | None]:
         """What of a grid is not measured yet, once for each concept and class word; None are bounds."""
         keys: dict[str, Taught | None] = {}
@@ -227,7 +260,7 @@ class Bench:
                 # Without an encoder to read with every word is another one.
                 word = way if read and not self.tested else self.word(reference(made, self.world), made, way)
                 for one in arms:
-                    told = {"arm": asdict(one), "word": word} if one.what == "encoder" and not self.tested else None
+                    told = {"arm": one.told(), "word": word} if one.what == "encoder" and not self.tested else None
                     keys[self.key(split, made, told or self.made_with(one, word, read))] = one
         return [one for key, one in keys.items() if key not in self.ledger]
 
@@ -239,17 +272,24 @@ def reference(made: Concept, world: World) -> UInt8[Tensor, "1 H W 3"]:
     return torch.from_numpy(draw(made, reference_of(made, world)).picture)[None]
 
 
+def _tuning(what: str) -> date.Tuning:
+    """How an encoder's prediction is tuned. With the ablations' no rank is appended, so that what their encoders predict is
+    all that is tuned; the tested one's has the recipe's (where it made no difference, LOG.md)."""
+    usual = tuning_of("picturebook")
+    return usual if what == "encoder" else replace(usual, extra_rank=0)
+
+
 def _cold() -> Method:
-    """The recipe's cold start in the sentences of DATE's tuning, so that the encoder alone makes the difference."""
+    """The recipe's cold start, which says all that DATE's tuning says."""
     told = tuning_of("picturebook")
     return replace(method_of(COLD_START, "picturebook"), context=told.context, sides=told.sides)
 
 
 def _lora(rate: float) -> Lora:
-    """The recipe's LoRA with the batch of DATE's tuning, since seconds are compared."""
-    usual = method_of("lora", "picturebook")
+    """The recipe's LoRA with the batch of DATE's tuning, since seconds are compared, which says all that that one says."""
+    usual, told = method_of("lora", "picturebook"), tuning_of("picturebook")
     assert isinstance(usual, Lora)
-    return replace(usual, batch=tuning_of("picturebook").batch, rate=rate)
+    return replace(usual, batch=told.batch, context=told.context, sides=told.sides, rate=rate)
 
 
 # ------------------------------------------------------------------------------------------------------------ encoders
@@ -280,9 +320,10 @@ def trained_as(name: str, world: World, samples: int) -> dict[str, Any]:
 def train(name: str, backbone: Backbone, world: World, out: Path, samples: int = SAMPLES) -> Path:
     """Pre-train an ablation's encoder; what is trained is not trained again."""
     settings, plan, known = training(name, world, samples)
+    told = trained_as(name, world, samples)
     path = out / "encoders" / f"{name}.safetensors"
     if path.is_file():
-        print(f"{path} is there already")
+        print(f"{_same(path, told)} is there already")
         return path
     drawings = out / "drawings" / str(len(known.categories))
     for done in draw_ahead(drawings, DRAWINGS, world=known, seed=4, size=backbone.size, cut=True):
@@ -292,14 +333,24 @@ def train(name: str, backbone: Backbone, world: World, out: Path, samples: int =
     kept = pretrain.keep(sorted(drawings.glob("????.npy")), backbone, encoder.features, accelerator)
     done = pretrain.pretrain(
         backbone, encoder, pretrain.Stream(backbone, Mixture([kept]), kept), sentences(backbone, encoder.word, TEMPLATES),
-        plan, out / "encoders" / name, accelerator=accelerator, resume=True, say=print,
-        told=trained_as(name, world, samples),
+        plan, out / "encoders" / name, accelerator=accelerator, resume=True, say=print, told=told,
     )  # fmt: skip
     if done < plan.steps:
         raise Refusal(
             f"The training of '{name}' was stopped after {done} of {plan.steps} steps; the same command goes on."
         )
-    encoder.save(path, ablation=name, samples=plan.steps * plan.batch, categories=list(known.categories))
+    encoder.save(path, **told)
+    return path
+
+
+def _same(path: Path, told: Mapping[str, Any]) -> Path:
+    """The file of an ablation's encoder; Refusal where it was trained otherwise than is `told`."""
+    trained = date.read_note(path)["trained"]
+    different = [name for name in {**trained, **told} if trained.get(name) != told.get(name)]
+    if different:
+        raise Refusal(
+            f"{path} was trained with another {different[0]} than is asked for now; move it away and train anew."
+        )
     return path
 
 
@@ -439,7 +490,7 @@ def main(
     world = world_of(folder)
     if split not in ("reporting", "tuning"):
         raise Refusal(f"The split is '{split}'; 'reporting', or 'tuning' to choose LoRA's settings, is wanted.")
-    backbone = Backbone.load(model)
+    backbone = Backbone.load(model, dtype=torch.float32)  # on any machine, which the ledger's keys do not tell
     if trained:
         for name in trained.split(","):
             train(name, backbone, world, out, samples)
@@ -482,6 +533,10 @@ def main(
                 for way in WAYS:
                     results[way].append(bench.concept(split, one, arms, way))
                 progress.advance(bar)
+            if 7 in wanted and of == 1:
+                for place, one in enumerate(made[:TIMED]):
+                    for found in results.values():
+                        found[place]["timed"] = bench.timed(one, int(chosen["steps"]))
             told = None if of > 1 else report(bench, results, comparisons, made)
     if told is None:
         return

@@ -42,6 +42,7 @@ from namesake.evaluate.cold_start import (
     Ruler,
     by_concept,
     chosen,
+    finished,
     key_of,
     mark_of,
     questions,
@@ -181,7 +182,7 @@ def taught(
         prior=prior,
         strip=strip,
     )
-    return edit, time.perf_counter() - begun, pictures
+    return finished(edit), time.perf_counter() - begun, pictures
 
 
 def size_of(edit: Edit) -> int:

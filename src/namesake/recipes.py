@@ -847,9 +847,9 @@ class PretrainRecipe:
 
 
 def pretrain_recipes() -> dict[str, PretrainRecipe]:
-    """The recipes by name. The picture book's encoder has 2.6 million parameters; it sees 320 thousand pictures. With
+    """The recipes by name. The picture book's encoder has 2.1 million parameters; it sees 224 thousand pictures. With
     "-context" its sentences say what is beside the thing, which the paper's do not; "-views" has more supervision than the
-    paper's (two pictures of each concept, and the caption of the second) and offsets on all layers."""
+    paper's (two pictures of each concept, and the caption of the second)."""
     from namesake.methods.date import Date
     from namesake.train.pretrain import Plan
 
@@ -859,16 +859,16 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
         "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     }
     long = Plan(150_000)  # the paper's final model; 50,000 steps are its ablations'
-    small = Plan(10_000, batch=32, rate=5e-4, warmup=200, average=0.999, save_every=250, preview_every=1000)
-    own = Date(base_word="thing", named=True, vectors=2, width=160, norm_weight=1e-4, word_weight=1e-3)
-    made = {
-        name: PretrainRecipe("picturebook", replace(own, context=context), small, 48_000)
-        for name, context in (("picturebook", False), ("picturebook-context", True))
-    }
-    everywhere = replace(own, bases=True, rank=8)
     # Half of a step of 32 rows is the same for any number of rows.
-    wider = replace(small, steps=3_500, batch=64, rate=1.4e-3)
-    made["picturebook-views"] = PretrainRecipe("picturebook", everywhere, wider, 64_000, views=True)
+    small = Plan(3_500, batch=64, rate=1.4e-3, warmup=200, average=0.999, save_every=250, preview_every=1000)
+    own = Date(
+        base_word="thing", named=True, vectors=2, bases=True, rank=8, width=128, norm_weight=1e-4, word_weight=1e-3
+    )
+    made = {
+        "picturebook": PretrainRecipe("picturebook", own, small, 48_000),
+        "picturebook-context": PretrainRecipe("picturebook", replace(own, context=True), small, 48_000),
+        "picturebook-views": PretrainRecipe("picturebook", replace(own, width=160), small, 64_000, views=True),
+    }
     for name, model in hub.items():
         made[name] = PretrainRecipe(model, Date(), long)
         made[f"{name}-50k"] = PretrainRecipe(model, Date(), replace(long, steps=50_000))

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,8 @@ def test_every_claim_has_comparisons_and_every_arm_is_measured_once():
         *((steps, blend) for steps in (0, 4, 8, 12, 25) for blend in (0.25, 1.0)),
         (12, 0.5),
     }
+    assert [arm.name for arm in arms if arm.drawn is not None] == ["encoder, 12 steps, drawn at 0.25"]
+    assert Taught("encoder", 12).told() == {"what": "encoder", "steps": 12, "blend": 1.0}
     assert {arm.steps for arm in arms if arm.what == "LoRA"} == {50, 100, 200, 300}  # no longer than is compared
     assert Taught("LoRA", 500) in arms_of(claims.claims(best=500))
     assert not any(arm.what == "LoRA" for arm in arms_of([one for one in made if one.claim != 7]))
@@ -200,7 +203,9 @@ def test_arms_are_joined_concept_by_concept():
     whole = joined([one, other])
     assert [list(row["arms"]) for row in whole] == [[A.name, B.name]] * 2
     assert whole[0]["seconds"] == {A.name: 5.0, B.name: 2.0}  # what the edit says of itself is believed
-    assert claims.figures(whole, "seconds")[A.name].tolist() == [5.0, 2.0]
+    whole[1]["timed"] = {A.name: 3.0, B.name: 4.0}
+    np.testing.assert_equal(claims.figures(whole, "seconds"), {A.name: [np.nan, 3.0], B.name: [np.nan, 4.0]})
+    assert claims.difference(whole, compared(measure="seconds", times=2.0))[0] == 2.0  # where arms were timed together
     with pytest.raises(Refusal, match="different concepts"):
         joined([one, other[::-1]])
 
@@ -267,7 +272,7 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     torch.manual_seed(0)
     judge = Judge(_network(SMALL_WORLD), SMALL_WORLD)
     monkeypatch.setattr(run.Judge, "load", lambda *_: judge)
-    monkeypatch.setattr(run.Backbone, "load", lambda model: backbone)
+    monkeypatch.setattr(run.Backbone, "load", lambda model, dtype: backbone)
     monkeypatch.setattr(cold_start, "GALLERY", 3)
     monkeypatch.setattr(run, "DRAWINGS", 4)
     monkeypatch.setattr(run, "RATES", (1e-3, 2e-3))
@@ -304,16 +309,21 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     with pytest.raises(Refusal, match="no encoder 'all'"):
         main(trained="all")
     main(trained="full,no-hypernetwork")
-    path = run.train("full", backbone, SMALL_WORLD, tmp_path / "out")  # there already
+    with pytest.raises(Refusal, match="trained with another plan"):
+        run.train("full", backbone, run.world_of(tmp_path), tmp_path / "out")
+    path = run.train("full", backbone, run.world_of(tmp_path), tmp_path / "out", 4)  # there already
     told = run.date.read_note(path)
-    assert told["trained"] == {"ablation": "full", "samples": 4, "categories": ["cat", "house"]}
+    assert told["trained"] == run.trained_as("full", run.world_of(tmp_path), 4)
+    assert told["trained"]["plan"]["steps"] == 2
+    assert told["trained"]["categories"] == ["cat", "house"]
     assert told["settings"]["rank"] == 1
     with pytest.raises(Refusal, match="No encoder was named"):
         main(claim="1")
     main(encoder=path, docs=page)
     text = page.read_text()
     assert "| claim | compared | expected | class word given | class word read |" in text
-    assert "| 4 | the hypernetwork against none | norm, less |" in text
+    assert "| 4 | the hypernetwork against none, 1 steps | norm, less |" in text
+    assert "| 4 | the hypernetwork against none, the predictions | likeness, more |" in text
     assert "| LoRA, 2 steps |" in text
     assert "| no-hypernetwork |" in text
     assert text.startswith("Before.")
@@ -321,7 +331,8 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     figures = tmp_path / "out" / "figures.jsonl"
     known = figures.read_text()
     sheets = {file.parent.name for file in (tmp_path / "out" / "reporting").rglob("*.png")}
-    assert sheets == {"bounds", "encoder, 1 steps", "full, 1 steps", "no-hypernetwork, 1 steps", "LoRA, 2 steps"}
+    ablations = {f"{name}, {steps} steps" for name in ("full", "no-hypernetwork") for steps in (0, 1)}
+    assert sheets == {"bounds", "encoder, 1 steps", *ablations, "LoRA, 2 steps"}
     # On a machine that has the figures and the encoder, and nothing else.
     page.write_text("<!-- bars -->\n<!-- /bars -->\n")
     kept, tested = tmp_path / "kept.jsonl", tmp_path / "tested.safetensors"
@@ -356,6 +367,39 @@ def test_one_run_of_lora_serves_all_its_lengths(run, backbone, tmp_path):
     assert 0 < edit.about.settings["seconds"] <= longer.about.settings["seconds"]
     assert arm(backbone, picture, "cat") is edit
     assert arm(backbone, picture, "dog").about.class_word == "dog"
+
+
+def test_an_arm_may_be_drawn_at_another_blend(run, backbone, tmp_path):
+    judge, ledger = Judge(_network(SMALL_WORLD), SMALL_WORLD), Ledger(tmp_path / "figures.jsonl")
+    path = tmp_path / "it.safetensors"
+    run.Date(base_word="thing", width=32, blocks=0, layers=1, rank=1).network(backbone).save(path)
+    bench = run.Bench(backbone, judge, SMALL_WORLD, tmp_path, path, 1, 1, {}, ledger)
+    picture = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for taught, blend in (
+        (Taught("encoder", 0), None),
+        (Taught("encoder", 0, 0.5), 0.5),
+        (Taught("encoder", 0, 0.5, 0.25), 0.25),
+    ):
+        paths = bench.arm(taught)(backbone, picture, "cat").of(SecondPath)
+        assert [(one.hard_word, one.blend) for one in paths] == ([] if blend is None else [("cat", blend)])
+
+
+def test_what_ctrl_c_ended_is_not_measured(run, backbone, tmp_path, monkeypatch):
+    judge, ledger = Judge(_network(SMALL_WORLD), SMALL_WORLD), Ledger(tmp_path / "figures.jsonl")
+    monkeypatch.setattr(cold_start, "GALLERY", 2)
+    bench = run.Bench(backbone, judge, SMALL_WORLD, tmp_path, None, 1, 1, {"rate": 1e-2}, ledger, needed=(3,))
+    made, original = pick(SMALL_WORLD, "tuning", 4)[0], run.tune.personalize
+
+    def stopped(*args, **options):
+        """Ctrl-C after the first step."""
+        told = {"progress": lambda done, total: done == 1 and signal.raise_signal(signal.SIGINT)}
+        return original(*args, **options, **told)
+
+    monkeypatch.setattr(run.tune, "personalize", stopped)
+    for taught in (Taught("cold start", 3), Taught("LoRA", 3)):
+        with pytest.raises(KeyboardInterrupt):
+            bench.measured("tuning", made, taught.name, {taught.name: bench.arm(taught)}, taught.name)
+    assert not ledger.path.exists()
 
 
 def test_the_cost_counts_what_is_missing(run, backbone, tmp_path):

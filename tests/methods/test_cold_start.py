@@ -181,6 +181,7 @@ def test_the_word_begins_as_what_the_thing_looks_like(backbone, pictures, monkey
     monkeypatch.setattr(backbone, "unknown_words", lambda text: [])
     assert looks(backbone, pictures, "cat") == "blue cat"
     assert looks(backbone, pictures, "red cat") == "red cat"  # it was told the color
+    assert looks(backbone, pictures, "cyan cat") == "cyan cat"
     seen = {"gray"}
     edit = personalize(backbone, ColdStart(), pictures, class_word="cat", steps=0)
     assert (edit.about.class_word, edit.of(SecondPath)[0].hard_word) == ("gray cat", "gray cat")

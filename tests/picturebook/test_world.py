@@ -19,6 +19,7 @@ from namesake.picturebook.figures import CATEGORIES, CORE, FAMILIES
 from namesake.picturebook.places import CORE_PLACES, PLACES
 from namesake.picturebook.scene import (
     RELATIONS,
+    SMALL_WORLD,
     STYLES,
     WORN,
     Pose,
@@ -27,6 +28,7 @@ from namesake.picturebook.scene import (
     Style,
     Worn,
     sample_scene,
+    sample_second,
     sample_style,
 )
 
@@ -249,3 +251,11 @@ def test_the_example_pictures_are_reporting_concepts():
         picture = np.asarray(Image.open(path).convert("RGB"))
         thing = draw(made, Scene(pose=Pose(scale=1.1)))  # the backdrop has another hue
         assert (~changed(picture, thing.picture))[thing.truth.objects[0].mask].mean() > 0.9
+
+
+def test_a_world_without_openings_has_nothing_inside():
+    """The four categories that an ablation's encoder sees have none."""
+    world = replace(SMALL_WORLD, categories=("cat", "cactus", "lighthouse", "robot"))
+    rng = np.random.default_rng(0)
+    relations = {sample_second(rng, "training", world).relation for _ in range(100)}
+    assert relations == set(RELATIONS) - {"in"}

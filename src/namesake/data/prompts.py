@@ -47,17 +47,19 @@ SIDES = ("on the left", "on the right")
 """Where pictures that people bring were taken, how they are drawn, and where the thing stands; see `train.examples.describe`."""
 
 COLORS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "black", "gray", "white")
+SHADES = (
+    "grey", "scarlet", "crimson", "ruby", "tangerine", "amber", "golden", "gold", "lemon", "emerald", "lime", "turquoise",
+    "cyan", "navy", "azure", "violet", "lilac", "rose", "salmon", "chocolate", "tan", "ebony", "dark", "silver", "ivory",
+    "snowy", "bright", "light", "pale", "colorful", "colored",
+)  # fmt: skip
 COLORED = "a picture of a {} thing"
-"""How a thing looks in a word, see `train.examples.looks`, and the prompt that asks an image encoder for it: the picture
-book's is trained on this wording."""
+"""How a thing looks in a word, see `train.examples.looks`; other words that say so already; and the prompt that asks an
+image encoder for it: the picture book's is trained on this wording."""
 
 # Words that say how, where or how drawn a thing is, not what it is. The image encoder finds them as readily.
 NO_THINGS = frozenset(
     """a an the and or of in on at by to from with without under over near next beside behind below beneath above atop
     inside outside among top left right side leaning tilted sitting standing wearing holding carrying
-    red orange yellow green teal blue purple pink brown black gray grey white scarlet crimson ruby tangerine amber
-    golden gold lemon emerald lime turquoise cyan navy azure violet lilac rose salmon chocolate tan ebony dark silver
-    ivory snowy bright light pale colorful colored
     plain solid striped stripy banded spotted dotted speckled checkered chequered checked zigzag wavy starry starred
     hearted heart stripes bands spots dots checks squares zigzags waves stars hearts patches blotches emblem patch badge
     small little tiny big large huge cute lovely nice pretty funny beautiful old new young good great best
@@ -70,4 +72,4 @@ NO_THINGS = frozenset(
     midnight
     moonlight bedroom room home rug indoors
     thing things one this that it is here there his her my your our their""".split()  # noqa: SIM905
-)
+).union(COLORS, SHADES)

@@ -12,7 +12,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,17 +54,23 @@ class Taught:
     """An arm: from what a word is tuned, how long, and at which blend it is tuned and drawn.
 
     what: "encoder" (the one under test), "cold start", "LoRA", or the name of an ablation's encoder. blend: of the two
-    paths, for encoders; the cold start and LoRA have their recipe's.
+    paths, for encoders; the cold start and LoRA have their recipe's. drawn: the blend of drawing, where it is another.
     """
 
     what: str
     steps: int
     blend: float = BLEND
+    drawn: float | None = None
 
     @property
     def name(self) -> str:
         """As tables and folders have it."""
-        return f"{self.what}, {self.steps} steps" + (f", blend {self.blend:g}" if self.blend != BLEND else "")
+        told = f"{self.what}, {self.steps} steps" + (f", blend {self.blend:g}" if self.blend != BLEND else "")
+        return told + (f", drawn at {self.drawn:g}" if self.drawn is not None else "")
+
+    def told(self) -> dict[str, Any]:
+        """In values that JSON can hold."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -112,12 +118,17 @@ def claims(best: int = 300) -> tuple[Comparison, ...]:
                    "likeness", True),
         Comparison(3, "two paths (0.25) above one, 0 to 25 steps", encoder(*STEPS, blend=PAPERS), encoder(*STEPS), "prompt",
                    True),
+        Comparison(3, f"tuned on two paths above one, both drawn at 0.25, {TUNED} steps",
+                   encoder(TUNED, blend=PAPERS), (Taught("encoder", TUNED, drawn=PAPERS),), "prompt", True),
         Comparison(3, f"blends 0.25 and 0.5 above 1, {TUNED} steps",
                    (*encoder(TUNED, blend=PAPERS), *encoder(TUNED, blend=0.5)), encoder(TUNED, TUNED), "prompt", True),
     ]  # fmt: skip
     bare = others("no-hypernetwork", TUNED)
     for measure, more in (("prompt", True), ("likeness", True), ("norm", False), ("attention", False)):
-        made.append(Comparison(4, "the hypernetwork against none", full, bare, measure, more))
+        made.append(Comparison(4, f"the hypernetwork against none, {TUNED} steps", full, bare, measure, more))
+    for measure in ("prompt", "likeness"):
+        a, b = others("full", 0), others("no-hypernetwork", 0)
+        made.append(Comparison(4, "the hypernetwork against none, the predictions", a, b, measure, True))
     for what, measure, more in (
         ("none", "prompt", True),
         ("none", "pose copied", False),
@@ -157,7 +168,7 @@ def arms_of(comparisons: Sequence[Comparison]) -> tuple[Taught, ...]:
     found = {arm for one in comparisons for arm in (*one.a, *one.b)}
     longest = max((arm.steps for arm in found if arm.what == "LoRA"), default=0)
     found |= {Taught("LoRA", steps) for steps in LORA_STEPS if steps <= longest}
-    return tuple(sorted(found, key=lambda arm: (arm.what, arm.blend, arm.steps)))
+    return tuple(sorted(found, key=lambda arm: (arm.what, arm.blend, arm.drawn or 0.0, arm.steps)))
 
 
 # ------------------------------------------------------------------------------------------------------------ concepts
@@ -296,11 +307,12 @@ def joined(parts: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]
 
 
 def figures(results: Sequence[Mapping[str, Any]], measure: str) -> dict[str, Float[np.ndarray, "K"]]:
-    """One measure of every arm, concept by concept: what `by_concept` has, "seconds" of learning, or of an edit's note
-    "norm", "attention" and "right" (a share)."""
+    """One measure of every arm, concept by concept: what `by_concept` has, "seconds" of learning (where arms were timed one
+    after the other, NaN elsewhere), or of an edit's note "norm", "attention" and "right" (a share)."""
     if measure == "seconds":
-        arms = results[0]["seconds"]
-        return {name: np.array([float(one["seconds"][name]) for one in results]) for name in arms}
+        timed = [one.get("timed", {}) for one in results]
+        names = dict.fromkeys(name for one in timed for name in one)
+        return {name: np.array([float(one.get(name, "nan")) for one in timed]) for name in names}
     if measure in ("norm", "attention", "right"):
         arms = results[0]["notes"]
         return {name: np.array([float(one["notes"][name][measure]) for one in results]) for name in arms}

@@ -343,7 +343,7 @@ def measure_concept(
     picture = torch.from_numpy(reference)[None]
     for name, arm in arms.items():
         begun = time.perf_counter()
-        edit = arm(backbone, picture, made.category)
+        edit = finished(arm(backbone, picture, made.category))
         seconds[name] = round(time.perf_counter() - begun, 2)
         if note is not None:
             notes[name] = dict(note(backbone, edit, picture, made))
@@ -359,6 +359,14 @@ def measure_concept(
         "arms": results,
     }
     return figures, shown, reference
+
+
+def finished(edit: "Edit") -> "Edit":
+    """An edit that is to be measured. A tuning keeps what it has when Ctrl-C ends it; a measurement ends with it, or what is
+    half tuned would be taken for the whole."""
+    if edit.about.settings.get("ended") == "by the user":
+        raise KeyboardInterrupt
+    return edit
 
 
 def mark_of(backbone: "Backbone", judge: Judge) -> str:

@@ -114,9 +114,12 @@ def sample_pose(rng: np.random.Generator) -> Pose:
 
 
 def sample_second(rng: np.random.Generator, split: str, world: World, relation: str | None = None) -> Second:
-    """A second thing from the same split; only what has an opening can have something in it."""
+    """A second thing from the same split; only what has an opening can have something in it, and where a world knows no such
+    thing it stands beside."""
     relation = relation or RELATIONS[rng.integers(len(RELATIONS))]
     names = [n for n in world.categories if relation != "in" or BY_NAME[n].figure((0.5,) * 4).inside is not None]
+    if not names:
+        relation, names = "beside", list(world.categories)
     name = names[rng.integers(len(names))]
     return Second(concept(number_of(split, name, int(rng.integers(2000)))), relation, bool(rng.integers(2)))
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.data.prompts import COLORED, COLORS, NO_THINGS, PLACES, SIDES, STYLES, TEMPLATES
+from namesake.data.prompts import COLORED, COLORS, NO_THINGS, PLACES, SHADES, SIDES, STYLES, TEMPLATES
 from namesake.edits import check_word
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
@@ -124,7 +124,7 @@ def looks(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str) ->
     A word that begins as this begins nearer to the picture than one that begins as the thing alone (measured in LOG.md).
     """
     known = [word for word in COLORS if not backbone.unknown_words(word)]
-    if set(thing.lower().split()) & set(COLORS) or not known:
+    if set(thing.lower().split()) & {*COLORS, *SHADES} or not known:
         return thing
     similarity = backbone.similarity(pictures, [COLORED.format(word) for word in known])
     return thing if similarity is None else f"{known[int(similarity.argmax())]} {thing}"
