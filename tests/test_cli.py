@@ -428,7 +428,9 @@ def test_concepts_are_learned_together_with_pictures_of_their_classes(capsys, on
         ("<my-cat-2>", 2, 2),
     ]
     assert cli.main(["show", "both.safetensors"]) == 0
-    assert "<my-cat>, <my-cat-2>" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "<my-cat>, <my-cat-2>" in shown
+    assert "cat, cat" in shown
 
 
 def test_every_method_is_listed_and_makes_a_concept(capsys, one_model, picture, tmp_path, monkeypatch):
@@ -491,6 +493,26 @@ def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp
         make("a cat and a dog and a robot")
     make("dog")
     assert drawn[3][0] == "a dog"
+
+    def screened(*arguments, **options):
+        """Of a bird the model's safety checker leaves every third picture black."""
+        made = spy(*arguments, **options)
+        return [replace(one, pixels=one.pixels * (one.seed % 3 > 0)) for one in made]
+
+    monkeypatch.setattr(generate, "generate", screened)
+    make("bird")
+    assert drawn[-1] == ("a bird", 18, 16)
+    make("bird")
+    assert drawn[-1] == ("a bird", 18, 16)  # what was black is not drawn again
+    assert given[-1].shape == (18, 64, 64, 3)
+    assert given[-1].flatten(1).any(dim=1).all()
+    assert torch.equal(given[-1], given[-2])
+    monkeypatch.setattr(
+        generate, "generate", lambda *a, **o: [replace(one, pixels=0 * one.pixels) for one in spy(*a, **o)]
+    )
+    with pytest.raises(Refusal, match="blacked out all but 0"):
+        make("thing")
+    monkeypatch.setattr(generate, "generate", spy)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(Refusal, match="name another folder with XDG_CACHE_HOME, or give pictures of your own"):

@@ -121,6 +121,23 @@ def test_size_and_settings(backbones: dict[str, Backbone]):
     assert picture.settings["size"] == [64, 96]
     assert picture.settings["model"] == "sdxl"
     assert generate(backbones["sd15"], "a cat", steps=1)[0].settings["guidance"] == 7.5
+    assert "concepts" not in picture.settings
+    word = TokenEdit("<my-cat>", (torch.ones(1, 32), torch.ones(1, 48)))
+    edit = Edit((word,), About("test", "cat", created="today"))
+    (picture,) = generate(backbones["sdxl"], "<my-cat>", edit, steps=1)
+    assert picture.settings["concepts"] == [
+        {"words": ["<my-cat>"], "class": "cat", "method": "test", "created": "today"}
+    ]
+
+
+def test_a_solver_that_seeds_itself_is_seeded(backbones: dict[str, Backbone], monkeypatch):
+    """Such as DPMSolverSDEScheduler, whose steps take no generator."""
+    backbone = backbones["sd15"]
+    solver = backbone.scheduler("ddim")
+    solver.noise_sampler_seed = None
+    monkeypatch.setattr(type(backbone), "scheduler", lambda *_: solver)
+    generate(backbone, "a cat", count=2, seed=7, steps=1)
+    assert solver.noise_sampler_seed == [7, 8]
 
 
 @pytest.mark.parametrize(

@@ -89,17 +89,25 @@ def generate(
     if not prompts:
         raise Refusal("There is no prompt; at least one is wanted.")
     solver = backbone.scheduler(scheduler)
+    from namesake.edits import Edit, edited
+
+    edits = () if edit is None else (edit,) if isinstance(edit, Edit) else tuple(edit)
     settings = {"model": backbone.name, "steps": steps, "guidance": guidance, "negative": negative, "blend": blend,
                 "scale": scale, "scheduler": scheduler, "size": [height, width]}  # fmt: skip
+    if edits:
+        settings["concepts"] = [
+            {
+                "words": list(one.placeholders),
+                "class": one.about.class_word,
+                "method": one.about.method,
+                "created": one.about.created,
+            }
+            for one in edits
+        ]
     for word in dict.fromkeys(word for text in (*prompts, negative) for word in backbone.unknown_words(text)):
         warnings.warn(f'The model {backbone.name} never saw the word "{word}".', stacklevel=3)
 
-    context: Any = nullcontext()
-    if edit is not None:
-        from namesake.edits import Edit, edited
-
-        edits = (edit,) if isinstance(edit, Edit) else tuple(edit)
-        context = edited(backbone, *edits, blend=blend, scale=scale)
+    context: Any = nullcontext() if edit is None else edited(backbone, *edits, blend=blend, scale=scale)
     jobs = [(row, seed + place) for row in range(len(prompts)) for place in range(count)]
     batch = max(1, min(BATCH_ROWS, BATCH_PIXELS // (height * width)))
     pictures: list[Picture] = []
@@ -160,6 +168,8 @@ def _sample(
     latents = noise * solver.init_noise_sigma
     takes_generator = "generator" in inspect.signature(solver.step).parameters
     extra = {"generator": generators} if takes_generator else {}
+    if hasattr(solver, "noise_sampler_seed"):  # it takes no generator, and would draw from torch's own
+        solver.noise_sampler_seed = seeds
     denoise = _guided(backbone, text, empty, guidance)
     for number, timestep in enumerate(solver.timesteps):
         output = denoise(solver.scale_model_input(latents, timestep), timestep)

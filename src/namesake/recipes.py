@@ -12,7 +12,7 @@ import re
 import shlex
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -303,20 +303,19 @@ def generate_pictures(
             )
         word = held[0]
         _well_formed(word)
-    from namesake.edits.file import folder_for
-
-    place = folder_for(Path(output_dir))
     from namesake.data.pictures import read_pictures
     from namesake.edits import Edit, check_base
+    from namesake.edits.file import folder_for
     from namesake.generate import generate
     from namesake.sheet import contact_sheet, save_png
 
     edits = [Edit.load(path) for path in concepts]
     seen = read_pictures([picture]) if picture is not None else []
+    place = folder_for(Path(output_dir))
     for one in edits:
         for name in one.placeholders:
             if name not in prompt:
-                report.warn(f"The prompt does not hold the word {name}, so that concept will not appear.")
+                report.warn(f"The prompt does not hold the word {name}, so that concept is not asked for.")
     clock = _Clock()
     backbone = _backbone(model, clock, report)
     backbone.scheduler(scheduler)
@@ -348,7 +347,9 @@ def generate_pictures(
     paths = []
     for made in drawn:
         if not made.pixels.any():
-            report.warn(f"The picture with seed {made.seed} is black, as a model's safety checker leaves it.")
+            screened = getattr(backbone.pipeline, "safety_checker", None) is not None
+            why = "as a model's safety checker leaves it" if screened else "which concepts that are too strong can do"
+            report.warn(f"The picture with seed {made.seed} is black, {why}.")
         path = _unused(place / f"{_slug(prompt)}-{made.seed}.png")
         save_png(made.pixels, path, {**made.settings, "prompt": made.prompt, "seed": made.seed})
         paths.append(path)
@@ -381,7 +382,7 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
     about = edit.about
     lines = {
         "word": ", ".join(edit.placeholders) or "none",
-        "class": about.class_word or "not given",
+        "class": about.class_word or ", ".join(second.hard_word for second in edit.of(SecondPath)) or "not given",
         "method": about.method,
         "base model": about.base or "not named",
     }
@@ -678,10 +679,11 @@ def tuning_of(model: str) -> "Tuning":
 def class_pictures(
     backbone: "Backbone", prompt: str, count: int, report: Report | None = None
 ) -> "UInt8[Tensor, '_ _ _ 3']":
-    """`count` pictures that the model draws of a prompt such as "a cat", picture i with seed i.
+    """`count` pictures that the model draws of a prompt such as "a cat", with seeds from 0 on, without those that the model's
+    safety checker blacks out.
 
     They are kept as PNG files in the user's cache, by base model and prompt, so each is drawn once; one that is missing
-    or damaged is drawn again, and a run that is stopped loses at most 16.
+    or damaged is drawn again, and a run that is stopped loses at most 16. Refused where most come out black.
     """
     report = report or Report()
     import numpy as np
@@ -704,25 +706,39 @@ def class_pictures(
             "of your own with --prior."
         ) from None
     found: dict[int, np.ndarray] = {}
-    for number in range(count):
+    for number in range(3 * count):
         with suppress(Refusal):
             pixels = read_picture(place / f"{number}.png").pixels
             if pixels.shape == (backbone.size, backbone.size, 3):
                 found[number] = pixels
-    missing = [number for number in range(count) if number not in found]
-    if missing:
-        report.say(f'drawing {len(missing)} pictures of "{prompt}", once for this model')
+
+    def good(seeds: Iterable[int]) -> list[int]:
+        return [seed for seed in seeds if seed in found and found[seed].any()]
+
+    missing = count - len(good(range(3 * count)))
+    if missing > 0:
+        report.say(f'drawing {missing} pictures of "{prompt}", once for this model')
     with report.bar(f"drawing {prompt}") as progress:
         # In the same batches whatever is missing: a picture drawn alone differs from one drawn among others by rounding.
-        for first in sorted({number // BATCH_ROWS * BATCH_ROWS for number in missing}):
-            for one in generate(backbone, prompt, count=min(BATCH_ROWS, count - first), seed=first):
-                if one.seed not in found:
-                    settings = {**one.settings, "prompt": prompt, "seed": one.seed}
-                    save_png(one.pixels, place / f"{one.seed}.png", settings)
-                    found[one.seed] = one.pixels
-            if progress is not None:
-                progress(len(found), count)
-    return torch.from_numpy(np.stack([found[number] for number in range(count)]))
+        first = 0
+        while len(good(range(first))) < count and first < 3 * count:
+            rows = min(BATCH_ROWS, count - first) if first < count else BATCH_ROWS
+            if any(seed not in found for seed in range(first, first + rows)):
+                for one in generate(backbone, prompt, count=rows, seed=first):
+                    if one.seed not in found:
+                        settings = {**one.settings, "prompt": prompt, "seed": one.seed}
+                        save_png(one.pixels, place / f"{one.seed}.png", settings)
+                        found[one.seed] = one.pixels
+                if progress is not None:
+                    progress(min(count, len(good(found))), count)
+            first += rows
+    seeds = good(sorted(found))[:count]
+    if len(seeds) < count:
+        raise Refusal(
+            f'Of {first} pictures that {backbone.name} drew of "{prompt}" its safety checker blacked out all but '
+            f"{len(seeds)}; give pictures of your own with --prior."
+        )
+    return torch.from_numpy(np.stack([found[seed] for seed in seeds]))
 
 
 def _unknown(backbone: "Backbone", words: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 import copy
 import json
 import shutil
+import struct
 import warnings
 from pathlib import Path
 
@@ -106,7 +107,8 @@ class TestRefusals:
         weights.unlink()
         self.refused(folder, "cannot be loaded")
 
-    @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{", b"\x02\0\0\0\0\0\0\0{}", b"PK" * 99])
+    @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{", b"\x02\0\0\0\0\0\0\0{}", b"PK" * 99,
+                                         b"\x05\0\0\0\0\0\0\0[[1]]", struct.pack("<Q", 10**5) + b"[" * 10**5])  # fmt: skip
     def test_damaged_checkpoints(self, content: bytes, tmp_path: Path):
         path = tmp_path / "model.safetensors"
         path.write_bytes(content)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from namesake.backbone import Backbone
-from namesake.edits import Edit, LowRankEdit, TokenEdit, WeightEdit, edited, stack
+from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, WeightEdit, edited, stack
 from namesake.errors import Refusal
 from namesake.methods.custom_diffusion import CustomDiffusion, _told, compress, merge, merged_weight
 from namesake.methods.lora import Lora
@@ -62,6 +62,7 @@ def test_a_merged_edit_gives_each_word_its_own_keys_and_values(backbone):
     one, two = learned(backbone, "<one>", 1), learned(backbone, "<two>", 2)
     both = merge(backbone, one, two)
     assert both.placeholders == ("<one>", "<two>")
+    assert [one.words for one in both.of(SecondPath)] == [("<one>",), ("<two>",)]
     sentences = ["a dog on the beach", "a red house"]
     captions, kept = _told(backbone, sentences, None).float(), merge(backbone, one, two, captions=sentences)
     for edit, word in ((one, "<one>"), (two, "<two>")):
@@ -107,7 +108,7 @@ def test_two_concepts_learn_in_one_run_each_its_own_modifier(backbone):
     shown = [Shown(one, "<one>", "cat", prior=prior), Shown(two, "<two>", "red dog", prior=prior)]
     begun, edit = (learn(backbone, method, shown, steps=steps) for steps in (0, 3))
     assert edit.placeholders == ("<one>", "<two>")
-    assert edit.about.class_word == "cat and red dog"
+    assert [(one.words, one.hard_word) for one in edit.of(SecondPath)] == [(("<one>",), "cat"), (("<two>",), "red dog")]
     for word, start, reads in zip(edit.of(TokenEdit), begun.of(TokenEdit), ("toy cat", "thing red dog"), strict=True):
         assert torch.equal(start.vectors[0], word_vectors(backbone, reads)[0])
         assert not torch.equal(word.vectors[0][0], start.vectors[0][0])  # both modifiers receive gradient

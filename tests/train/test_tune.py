@@ -9,10 +9,11 @@ import torch
 from namesake.backbone import Backbone
 from namesake.edits import TokenEdit
 from namesake.errors import Refusal
+from namesake.generate import generate
 from namesake.methods.textual_inversion import TextualInversion
 from namesake.train.examples import FAR, NEAR, Examples, Mixture, _scaled
 from namesake.train.fit import Batch, dice, loss_of, min_snr, stratified
-from namesake.train.tune import Dvar, personalize, variance_ratio
+from namesake.train.tune import Dvar, Shown, learn, personalize, variance_ratio
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +164,13 @@ def test_pictures_are_seen_at_nine_scales_and_the_sentence_and_the_mask_say_so(b
     silent = Examples.of(backbone, picture, "<it>", picture[..., 0] > 100, 4, templates=("{}",), scaled=True)
     assert set(silent.openings) <= {"", "tiny", "zoomed in", "close up"}
     assert (silent.masks[6:].mean(dim=(1, 2, 3)) < 0.9).all()
+
+
+def test_words_learned_together_each_have_a_real_word(backbone, pictures, tmp_path):
+    shown = [Shown(pictures, "<my-cat>", "cat"), Shown(pictures, "<my-dog>", "dog")]
+    edit = learn(backbone, TextualInversion(batch=2), shown, steps=1)
+    (hard,) = generate(backbone, "<my-cat> and <my-dog>", edit, steps=2, blend=0.0)
+    (plain,) = generate(backbone, "cat and dog", steps=2)
+    assert np.abs(hard.pixels.astype(int) - plain.pixels).max() <= 1
+    many = [Shown(pictures, f"<my-cat-{number}>", "cat and a dog and a cat") for number in range(40)]
+    learn(backbone, TextualInversion(batch=2), many, steps=0).save(tmp_path / "many.safetensors")

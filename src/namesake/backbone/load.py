@@ -88,9 +88,7 @@ def open_pipeline(
         Refusal: nothing is there, a pickle, no diffusers folder, damaged files, or not in the cache while offline.
     """
     path = (
-        Path(str(files("namesake") / "picturebook" / "model"))
-        if str(model) == PICTUREBOOK
-        else Path(model).expanduser()
+        Path(str(files("namesake") / "picturebook" / "model")) if str(model) == PICTUREBOOK else _at_home(Path(model))
     )
     if str(model) == PICTUREBOOK and not (path / "model_index.json").is_file():
         raise Refusal(
@@ -155,6 +153,13 @@ def _single_file(path: Path, dtype: torch.dtype, config: str | Path | None) -> A
             ) from error
 
 
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user
+        return path
+
+
 def _header(path: Path) -> set[str]:
     """The names of the tensors in a safetensors file, read without any tensor."""
     try:
@@ -162,9 +167,8 @@ def _header(path: Path) -> set[str]:
             length = struct.unpack("<Q", file.read(8))[0]
             if length > min(100_000_000, path.stat().st_size - 8):
                 raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
-            return set(header)
-    except (OSError, ValueError, struct.error) as error:
+            return set(dict(json.loads(file.read(length))))
+    except (OSError, ValueError, TypeError, RecursionError, struct.error) as error:
         raise Refusal(f"'{path}' is not a whole .safetensors file; download it again.") from error
 
 

@@ -156,7 +156,7 @@ def load(path: Path) -> Edit:
     try:
         header = _header(path)
         note, shapes = _note(path, header), _shapes(path, header)
-        tensors = load_file(path)
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
     except OSError as reason:
         raise Refusal(f"The concept file {_printable(path)} cannot be read: {reason.strerror or reason}.") from None
     except SafetensorError as reason:
@@ -168,7 +168,7 @@ def load(path: Path) -> Edit:
             _refuse(path, f"its tensor {name} holds values that are not finite")
     if set(tensors) != set(shapes):
         _refuse(path, "its header and its tensors differ")
-    return _edit(path, note, {name: tensor.float() for name, tensor in tensors.items()})
+    return _edit(path, note, tensors)
 
 
 def _printable(value: object) -> str:
@@ -288,18 +288,18 @@ def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
             _refuse(path, "its description names words that are no text")
         return None if value is None else tuple(value)
 
+    held: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, _, rest = name.partition(".")
+        held.setdefault(number, {})[rest] = tensor
     made: list[Part] = []
     used = 0
     try:
-        for number, part in enumerate(parts):
+        for place, part in enumerate(parts):
             kind = names.get(str(part.get("kind"))) if isinstance(part, dict) else None
             if kind is None:
-                _refuse(path, f"its part {number} is of no kind that this version knows")
-            own = {
-                name.removeprefix(f"{number}."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(f"{number}.")
-            }
+                _refuse(path, f"its part {place} is of no kind that this version knows")
+            own = held.get(str(place), {})
             used += len(own)
             if kind is TokenEdit:
                 placeholder = field(part, "placeholder", (str,))
@@ -313,7 +313,7 @@ def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
                 sites = [name.removeprefix("down.") for name in own if name.startswith("down.")]
                 factors = {site: (own[f"down.{site}"], own[f"up.{site}"]) for site in sites}
                 if len(own) != 2 * len(sites):
-                    _refuse(path, f"the low-rank offsets of part {number} lack a factor")
+                    _refuse(path, f"the low-rank offsets of part {place} lack a factor")
                 made.append(LowRankEdit(factors, float(field(part, "alpha", (int, float))), words(part)))
             elif kind is SecondPath:
                 made.append(

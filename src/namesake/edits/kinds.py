@@ -7,7 +7,6 @@ A part says for which words it stands: `words` are placeholders of the same edit
 None means all words of the edit, and in an edit without words every prompt. Only a stack needs to say more.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from namesake.errors import Refusal
 ROLES = tuple(f"{kind} {part}" for kind in ("self", "cross") for part in ("query", "key", "value", "out"))
 BLENDS = ("attention", "block", "unet")
 MAX_VECTORS = 64  # a prompt has room for 75 tokens
+MAX_ALPHA = 1_000_000
 MAX_RANK = 1024  # no attention matrix of SD or SDXL is wider than 2,048; a higher rank saves nothing over the matrix
 
 
@@ -102,8 +102,8 @@ class LowRankEdit:
     words: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.alpha):
-            raise Refusal(f"The alpha of the low-rank offsets is {self.alpha}; a finite number is wanted.")
+        if not abs(self.alpha) <= MAX_ALPHA:
+            raise Refusal(f"The alpha of the low-rank offsets is {self.alpha}; a number up to {MAX_ALPHA:,} is wanted.")
         batches = set()
         for path, (down, up) in self.factors.items():
             if not (

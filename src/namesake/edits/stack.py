@@ -10,9 +10,10 @@ from namesake.errors import Refusal
 def stack(*edits: Edit, blend: float | int | None = None) -> Edit:
     """One edit that does what all of them do.
 
-    Words unite, low ranks add, each on the rows that hold its own word. There is one soft path with all words and
-    offsets, one hard path with all hard words, and one blend: `blend`, or the one that they share. An edit without a
-    second path joins one by its class word; without a class word its new word stands on both paths.
+    Words unite; low ranks add, on all rows or each on those that hold its own word, as `edited` says. There is one soft
+    path with all words and offsets, one hard path with all hard words, and one blend: `blend`, or the one that they
+    share. An edit without a second path joins one by its class word; without a class word its new word stands on both
+    paths.
 
     Refused: the same word twice, two edits of whole weights, second paths that disagree, different base models.
     """

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.data.prompts import NO_THINGS
-from namesake.edits import Edit, LowRankEdit, TokenEdit, WeightEdit, about, check_base, edited
+from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, WeightEdit, about, check_base, edited
 from namesake.errors import Refusal
 from namesake.train.examples import endings
 from namesake.train.fit import Phase, TunedEdit
@@ -111,8 +111,12 @@ def merge(backbone: Backbone, *edits: Edit, captions: Sequence[str] = ()) -> Edi
         base = _weight(backbone, path).detach().to(regular)
         weights[name] = merged_weight(base, torch.cat(targets), torch.cat(values), regular).float().cpu()
     tokens = [token for edit in edits for token in edit.of(TokenEdit)]
+    hard: list[SecondPath] = []
+    for edit in edits:  # each word keeps its real word
+        alone = edit.about.class_word
+        hard += edit.of(SecondPath) or ([SecondPath(alone, 1.0, words=edit.placeholders)] if alone else [])
     told = about(backbone, CustomDiffusion.name, merged=[dict(edit.about.settings) for edit in edits])
-    return Edit((*tokens, WeightEdit(weights)), told)
+    return Edit((*tokens, WeightEdit(weights), *hard), told)
 
 
 CAPTIONS = 1000
@@ -165,7 +169,7 @@ def compress(backbone: Backbone, edit: Edit, mass: float = 0.6) -> tuple[Edit, f
         if path not in _paths(backbone):
             raise Refusal(f"The concept changes {name}; only keys and values of the cross-attention are compressed.")
         u, s, v = torch.linalg.svd(
-            weight.double() - _weight(backbone, path).detach().double().cpu(), full_matrices=False
+            weight.double() - _weight(backbone, path).detach().cpu().double(), full_matrices=False
         )
         rank = int((s.cumsum(0) < mass * s.sum() * (1 - 1e-12)).sum()) + 1
         # An offset is (alpha / rank) up down, and ranks differ: alpha is 1, and `up` makes up for the rank.
@@ -210,4 +214,4 @@ def _told(backbone: Backbone, prompts: list[str], edit: Edit | None) -> Float[Te
         finally:
             hook.remove()
         states, first, ends = seen[0], 1 + len(before), [1 + len(before) + word.vectors[0].shape[-2]]
-    return torch.cat([row[first : end + 1] for row, end in zip(states, ends, strict=True)]).double().cpu()
+    return torch.cat([row[first : end + 1] for row, end in zip(states, ends, strict=True)]).cpu().double()

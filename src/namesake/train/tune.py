@@ -17,7 +17,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.data.prompts import TEMPLATES
-from namesake.edits import Edit, LowRankEdit, Part, Site, TokenEdit, about, layer_sites, text_sites
+from namesake.edits import Edit, LowRankEdit, Part, SecondPath, Site, TokenEdit, about, layer_sites, text_sites
 from namesake.edits.base import embedding, layer_at, text_rooms
 from namesake.errors import Refusal
 from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe, looks
@@ -118,7 +118,11 @@ class Method:
             for number, (word, class_word) in enumerate(words.items())
         ]
         settings = {name: value for name, value in asdict(self).items() if name != "steps"}  # `fit` says how many
-        return Edit((*tokens, *parts), about(backbone, self.name, " and ".join(words.values()), **settings))
+        if len(words) == 1:
+            return Edit((*tokens, *parts), about(backbone, self.name, *words.values(), **settings))
+        # Each word has a real word of its own; at blend 1 that path is left out until it is asked for.
+        paths = [SecondPath(class_word, 1.0, words=(word,)) for word, class_word in words.items()]
+        return Edit((*tokens, *parts, *paths), about(backbone, self.name, **settings))
 
 
 def word_vectors(backbone: Backbone, text: str) -> tuple[Float[Tensor, "_n _E"], ...]:
