@@ -384,7 +384,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet()
     try:
         status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
         if status == 130:  # newer typers make a status of the interrupt
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0

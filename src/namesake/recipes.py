@@ -188,7 +188,8 @@ def personalize(
             with_masks([one for some in seen for one in some], [mask] if isinstance(mask, str | Path) else mask)
         )
         seen = [[next(masked) for _ in some] for some in seen]
-    beside = [read_pictures([path]) if path else [] for path in priors]
+    # Hundreds of photographs at their full size would fill the memory; no model draws larger.
+    beside = [read_pictures([path], side=1024) if path else [] for path in priors]
     asked = [_Asked(*one) for one in zip(seen, words, classes, beside, strict=True)]
     clock = _Clock()
     backbone = _backbone(model, clock, report)

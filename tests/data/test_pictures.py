@@ -282,6 +282,18 @@ def test_folders(tmp_path, painted):
         read_pictures([tmp_path])
 
 
+def test_many_pictures_are_brought_down_as_they_are_read(tmp_path, painted):
+    Image.fromarray(painted).save(tmp_path / "a.png")
+    alpha = np.full((40, 48, 1), 255, np.uint8)
+    alpha[:, :24] = 0
+    Image.fromarray(np.concatenate([painted, alpha], -1)).save(tmp_path / "b.png")
+    small, cut = read_pictures([tmp_path], mask_from_alpha=True, side=20)
+    assert small.pixels.shape == (20, 24, 3)
+    close(small.pixels, np.asarray(Image.fromarray(painted).reduce(2)), 3)
+    assert cut.mask.tolist() == [[False] * 12 + [True] * 12] * 20
+    assert read_pictures([tmp_path / "a.png"], side=40)[0].pixels.shape == painted.shape
+
+
 def test_square_changes_nothing_without_need(painted):
     exact = np.ascontiguousarray(painted[:, :40])
     assert square(exact, 40) is exact

@@ -61,6 +61,19 @@ class Picture:
     mask: Bool[np.ndarray, "H W"] | None
     path: Path
 
+    def within(self, side: int) -> "Picture":
+        """The picture brought down to a short side of at most `side` pixels."""
+        height, width = self.pixels.shape[:2]
+        share = side / min(height, width)
+        if share >= 1:
+            return self
+        sides = (round(share * width), round(share * height))
+        pixels = np.asarray(Image.fromarray(self.pixels).resize(sides, Image.Resampling.LANCZOS, reducing_gap=2.0))
+        mask = self.mask
+        if mask is not None:
+            mask = np.asarray(Image.fromarray(mask).resize(sides, Image.Resampling.NEAREST))
+        return Picture(pixels, mask, self.path)
+
     def squared(self, size: int) -> "Picture":
         """The picture as `size` x `size` pixels, and its mask cut and scaled along with it. See `square`."""
         mask = self.mask
@@ -70,8 +83,9 @@ class Picture:
         return Picture(square(self.pixels, size), mask, self.path)
 
 
-def read_pictures(paths: Iterable[Path | str], mask_from_alpha: bool = False) -> list[Picture]:
-    """Read files and folders of pictures, in the order given and by name (2 before 10) inside a folder.
+def read_pictures(paths: Iterable[Path | str], mask_from_alpha: bool = False, side: int | None = None) -> list[Picture]:
+    """Read files and folders of pictures, in the order given and by name (2 before 10) inside a folder, each brought down
+    to a short side of `side` pixels as it is read, where one is given.
 
     A folder is not searched below its first level; what does not end like a picture there is passed over.
     Raises Refusal for a folder without pictures and for everything that `read_picture` refuses.
@@ -90,7 +104,9 @@ def read_pictures(paths: Iterable[Path | str], mask_from_alpha: bool = False) ->
                 raise Refusal(f"The folder {_name(path)} cannot be opened: {error.strerror}.") from None
             if not found:
                 raise Refusal(f"The folder {_name(path)} holds no pictures; put some in it, or name a picture file.")
-        pictures += [read_picture(p, mask_from_alpha) for p in found]
+        for one in found:
+            picture = read_picture(one, mask_from_alpha)
+            pictures.append(picture if side is None else picture.within(side))
     if not pictures:
         raise Refusal("No picture was given; name at least one picture file.")
     return pictures

@@ -23,6 +23,7 @@ from namesake.backbone import Backbone
 from namesake.edits import Edit, Layout, LowRankEdit, Mount, Part, Site, TokenEdit, WeightEdit, mount
 from namesake.edits.base import layer_at, number
 from namesake.errors import Refusal
+from namesake.machine import bf16_pays
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -325,7 +326,7 @@ def fit(
     optimizer, names = _optimizer(module, phases)
     ends = _ends(phases, steps)
     half = backbone.dtype if backbone.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
-    cuda = backbone.device.type == "cuda"
+    casts = backbone.device.type == "cuda" and (backbone.dtype == half or bf16_pays("cuda"))
     scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
     due = [] if strip is None else strip_steps(steps) if strip_at is None else strip_at
     losses: list[float] = []
@@ -365,7 +366,7 @@ def fit(
                         mounted.unmount()
                     mounted, fresh = mount(backbone, Layout.of(edit)), False
                 mounted.load(edit)
-                with torch.autocast(backbone.device.type, half, enabled=cuda):
+                with torch.autocast(backbone.device.type, half, enabled=casts):
                     output = backbone.denoise(backbone.add_noise(latents, noise, t), t, backbone.text(batch.prompts))
                 factor = min_snr(backbone.snr(t), snr_gamma, backbone.prediction) if snr_gamma else None
                 loss, _ = loss_of(output, backbone.target(latents, noise, t), batch, factor)
