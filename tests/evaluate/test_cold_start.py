@@ -194,7 +194,8 @@ def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
 
     def once(backbone, judge, arms, made, world, split, **_):
         calls.append(made.number)
-        figures = {**result([0.5] * 8, [1] * 8, [None] * 8), "prompts": list(KINDS), "description": "a cat"}
+        said = {"prompts": list(KINDS), "category": "cat", "description": "a cat"}
+        figures = {**result([0.5] * 8, [1] * 8, [None] * 8), **said}
         picture = np.zeros((64, 64, 3), np.uint8)
         return figures, {"new word": np.stack([picture] * 8)}, picture
 

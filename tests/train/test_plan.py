@@ -231,11 +231,12 @@ def test_the_command_prints_a_table(capsys):
     table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = {name.strip(): value.strip() for name, value in re.findall(r"\| (.+?) \| (.+?) \|", table)}
     assert found["attention projections"] == "56"
-    assert found["encoder, trained parameters"] == "2.58 million"
+    assert found["encoder, trained parameters"] == "2.07 million"
     number = {name: float(value.split()[0]) for name, value in found.items() if re.match(r"[\d.]+ ", value)}
     for stage in ("a step", "a look and 12 steps"):
         assert number[f"{stage}, FLOPs"] < number[f"{stage}, FLOPs with checkpointing"]
         assert number[f"{stage}, memory"] > number[f"{stage}, memory with checkpointing"] > number["frozen weights"]
     whole = "the whole U-Net tuned, "
-    assert number[whole + "trained parameters"] > 20 * number["concept, trained parameters"]
+    # Offsets of rank 8 and 4 on every layer of a narrow U-Net; of Stable Diffusion it is a thousandth.
+    assert number[whole + "trained parameters"] > 10 * number["concept, trained parameters"]
     assert number[whole + "memory with checkpointing"] > number["a look and 12 steps, memory with checkpointing"]

@@ -399,7 +399,7 @@ def pretrain(
 
     accelerator = accelerator or launched()
     main, processes, process = accelerator.is_main_process, accelerator.num_processes, accelerator.process_index
-    say = say if say is not None and main else lambda sentence: None
+    aloud = say if say is not None and main else lambda sentence: None
     progress = progress if progress is not None and main else lambda done, total: None
     settings = {**asdict(plan), **(told or {})}
     share = plan.share(processes)
@@ -481,9 +481,9 @@ def pretrain(
             progress(step, plan.steps)
             if step == 0:
                 shown(0)
-            if step < plan.steps:
+            if step < plan.steps and say is not None:  # in every process, since a part is theirs together
                 first = next(stream([_Shares(plan, step, process, processes)[0]]))
-                _estimate(backbone, module, plan, plan.steps - step, once, say)
+                _estimate(backbone, module, plan, plan.steps - step, once, aloud)
                 optimizer.zero_grad(set_to_none=True)
             while step < plan.steps and not ended:
                 for group in optimizer.param_groups:
