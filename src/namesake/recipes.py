@@ -1136,8 +1136,6 @@ def _sources(data: Sequence[str]) -> "tuple[list[Callable[[int], Source]], list[
 
 def _named(*sketches: "Tensor") -> str:
     """A short name of weights, of their sketches."""
-    import hashlib
-
     return hashlib.sha256(b"".join(one.numpy().tobytes() for one in sketches)).hexdigest()[:12]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.data.prompts import NO_THINGS
-from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, WeightEdit, about, check_base, edited
+from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, WeightEdit, about, check_base, edited, stack
 from namesake.errors import Refusal
 from namesake.train.examples import endings
 from namesake.train.fit import Phase, TunedEdit
@@ -110,13 +110,11 @@ def merge(backbone: Backbone, *edits: Edit, captions: Sequence[str] = ()) -> Edi
         values = [target @ weight.T for target, weight in zip(targets, given, strict=True)]
         base = _weight(backbone, path).detach().to(regular)
         weights[name] = merged_weight(base, torch.cat(targets), torch.cat(values), regular).float().cpu()
-    tokens = [token for edit in edits for token in edit.of(TokenEdit)]
-    hard: list[SecondPath] = []
-    for edit in edits:  # each word keeps its real word
-        alone = edit.about.class_word
-        hard += edit.of(SecondPath) or ([SecondPath(alone, 1.0, words=edit.placeholders)] if alone else [])
+    # Each word keeps its real word.
+    words_alone = (Edit((*edit.of(TokenEdit), *edit.of(SecondPath)), edit.about) for edit in edits)
+    named = stack(*words_alone, blend=1.0)
     told = about(backbone, CustomDiffusion.name, merged=[dict(edit.about.settings) for edit in edits])
-    return Edit((*tokens, WeightEdit(weights), *hard), told)
+    return Edit((*named.parts, WeightEdit(weights)), told)
 
 
 CAPTIONS = 1000

@@ -546,9 +546,8 @@ def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[T
     from transformers import CLIPTokenizer
 
     shards = sorted(folder.glob("????.json"))
-    own = shards[
-        accelerator.process_index :: accelerator.num_processes
-    ]  # not of those that lack, which change meanwhile
+    # Shared by place and not by what is lacking, which changes while other processes work.
+    own = shards[accelerator.process_index :: accelerator.num_processes]
     mine = [shard for shard in own if not shard.with_suffix(".latents.npy").exists()]
     vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(
         accelerator.device, torch.float32, memory_format=torch.channels_last
