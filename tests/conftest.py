@@ -8,6 +8,7 @@ import jaxtyping
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread are faster than one of two
 sys.path.insert(0, str(Path(__file__).parent))
 jaxtyping.install_import_hook("namesake", "shapes.checked")  # before the first import of namesake
 

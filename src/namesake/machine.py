@@ -1,6 +1,8 @@
-"""What the machine has."""
+"""What the machine has, and how to compute on it."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def bf16_pays(kind: str) -> bool:
@@ -17,6 +19,34 @@ def bf16_pays(kind: str) -> bool:
         return False
     has = torch.cpu.get_capabilities()
     return any(has.get(one) for one in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+@contextmanager
+def plain_attention(kind: str) -> Iterator[None]:
+    """On a CPU attention is computed as plain products: with heads as narrow as the picture book's, the backward pass of
+    the fused kernel took a quarter of a step (LOG.md). A backward pass that computes activations again needs it too."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if kind != "cpu":
+        yield
+        return
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+@contextmanager
+def half(kind: str) -> Iterator[None]:
+    """bfloat16 autocast where it pays, and plain attention on a CPU: how all that is pre-trained computes."""
+    import torch
+
+    with plain_attention(kind), torch.autocast(kind, torch.bfloat16, enabled=bf16_pays(kind)):
+        yield
 
 
 def peak_memory() -> int:

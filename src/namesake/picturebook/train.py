@@ -19,7 +19,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,12 +28,11 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from namesake.backbone.features import readings
 from namesake.data.prompts import COLORED
 from namesake.errors import Refusal
-from namesake.machine import bf16_pays
+from namesake.machine import half
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
 from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept
@@ -286,15 +284,6 @@ def _replace(data: Any, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
-
-
-@contextmanager
-def half(device: str) -> Iterator[None]:
-    """bfloat16 autocast where it pays. On a CPU attention is computed as plain products: with heads as narrow as these, the
-    backward pass of the fused kernel takes as long again as all the rest of it (LOG.md)."""
-    plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-    with torch.autocast(device, torch.bfloat16, enabled=bf16_pays(device)), plain:
-        yield
 
 
 def run_stage(

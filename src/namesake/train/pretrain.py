@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
@@ -26,14 +26,13 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
 from namesake.edits import Edit, Layout, Mount, mount
 from namesake.edits.file import write
 from namesake.errors import Refusal
-from namesake.machine import bf16_pays, peak_memory
+from namesake.machine import half, peak_memory, plain_attention
 from namesake.train.examples import encoded
 from namesake.train.fit import Batch, EditModule, dice, loss_of, patient, stratified, timesteps
 
@@ -178,14 +177,14 @@ def keep(
     for file, place in track(mine, title, disable=quiet):
         parts = []
         for chunk in torch.from_numpy(np.load(file)).split(CHUNK):
-            with half(backbone):
+            with half(backbone.device.type):
                 seen = _seen(backbone, features, chunk)
             parts.append(torch.cat([map.flatten(1) for map in seen], dim=1).cpu())
         data = io.BytesIO()
         np.save(data, torch.cat(parts).half().numpy())
         write(data.getvalue(), place, "features")
     accelerator.wait_for_everyone()
-    with half(backbone):
+    with half(backbone.device.type):
         one = torch.from_numpy(np.load(files[0], mmap_mode="r")[:1].copy())
         shapes = [tuple(map.shape[1:]) for map in _seen(backbone, features, one)]
     return Kept(kept, shapes)
@@ -260,7 +259,7 @@ class Stream:
                 raise Refusal(read)
             pixels, origin, skipped = read
             self.skipped += skipped
-            with half(self.backbone):
+            with half(self.backbone.device.type):
                 latents = encoded(self.backbone, pixels)
             yield Batch(latents, [], pictures=pixels, origin=origin)
 
@@ -327,30 +326,6 @@ def launched(tracker: str | None = None, folder: Path | None = None, cpu: bool =
     except (ValueError, ImportError) as error:
         raise Refusal(f"The tracker '{tracker}' cannot be used ({error}); install it, or name another.") from None
     return accelerator
-
-
-@contextmanager
-def plain_attention(backbone: Backbone) -> Iterator[None]:
-    """On a CPU attention is computed as plain products: with heads as narrow as the picture book's, the backward pass of
-    the fused kernel took a quarter of a step (LOG.md). A backward pass that computes activations again needs it too."""
-    if backbone.device.type != "cpu":
-        yield
-        return
-    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
-
-
-@contextmanager
-def half(backbone: Backbone) -> Iterator[None]:
-    """bfloat16 where it pays."""
-    kind = backbone.device.type
-    with plain_attention(backbone), torch.autocast(kind, torch.bfloat16) if bf16_pays(kind) else nullcontext():
-        yield
 
 
 def pretrain(
@@ -437,11 +412,11 @@ def pretrain(
             if mounted is None:
                 mounted = mount(backbone, Layout.of(edit))
             mounted.load(edit)
-            with half(backbone):
+            with half(backbone.device.type):
                 output = backbone.denoise(noisy, t, backbone.text(batch.prompts))
             loss, _ = loss_of(output, backbone.target(latents, noise, t), batch)
             penalty = module.penalty(edit).to(loss)
-            with plain_attention(backbone):
+            with plain_attention(backbone.device.type):
                 ((loss + penalty) / plan.accumulation).backward()  # inside the mount: checkpointing recomputes
         return edit, loss.detach(), penalty.detach()
 
@@ -471,7 +446,7 @@ def pretrain(
     def once() -> None:
         """What a part takes beside the reading of its pictures, which goes on meanwhile."""
         if first.pictures is not None:
-            with half(backbone):
+            with half(backbone.device.type):
                 encoded(backbone, first.pictures)
         passed(first, step, 0, True)
 
