@@ -356,10 +356,6 @@ def picturebook_train(
     """Train the model and its judge, on from where it stopped."""
     from namesake.picturebook import train
 
-    if steps < 0:
-        raise Refusal(f"The number of steps is {steps}; a positive one is wanted.")
-    if steps and not stage:
-        raise Refusal("Another number of steps is for one stage; name it with --stage.")
     train.main(preset, work, model, stage, steps)
 
 

@@ -49,6 +49,19 @@ def test_drawings_never_show_a_concept_of_another_split(split, scenes):
     assert bool(names) == (split == "training")
 
 
+def test_no_split_sees_the_scenes_or_captions_of_another():
+    """Not even at one seed: what is reported on is drawn and said as nothing that was trained on."""
+    some = {split: [Drawings(split, SMALL_WORLD, characters=0).scene(i) for i in range(300)] for split in SPLITS}
+    styles = {split: {scene.style for _, scene, _ in drawn} for split, drawn in some.items()}
+    assert all(len(seen) == 300 for seen in styles.values())
+    assert len(set.union(*styles.values())) == 900
+    same = [sum(a[2].text == b[2].text for a, b in zip(some["training"], some[split], strict=True)) for split in SPLITS]
+    assert same[0] == 300
+    assert max(same[1:]) < 5
+    # What models were trained on stays what it was.
+    assert some["training"][7][2].text == "a green starred rocket at sunrise, blueprint"
+
+
 def test_drawings_keep_to_their_world(scenes):
     for made, scene, _ in scenes("training", 1000, world=SMALL_WORLD):
         assert made.category in SMALL_WORLD.categories

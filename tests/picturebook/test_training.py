@@ -18,7 +18,7 @@ from namesake.errors import Refusal
 from namesake.picturebook import train
 from namesake.picturebook.captions import words_of
 from namesake.picturebook.concept import COLORS, PATTERNS, concept, number_of
-from namesake.picturebook.dataset import Drawings
+from namesake.picturebook.dataset import Drawings, draw_ahead
 from namesake.picturebook.judge import SHIPPED
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import SMALL_WORLD, STYLES, WORN, Pose, Scene, Style, Worn
@@ -117,12 +117,12 @@ class Killed(Exception):
     pass
 
 
-def run(folder, steps=6, dies_at=None):
+def run(folder, steps=6, dies_at=None, every=-1.0):
     """A stage on a small model whose batches, noise and dropout all come from chance."""
     torch.manual_seed(3)
     model = Tiny().to(memory_format=torch.channels_last)
     optimizer = MuonAndAdamW(model.named_parameters(), 0.02, 0.01)
-    stage = Stage(steps, 4, 0.02, 0.01, warmup=2, decay=0.5, average=0.5, save_every=-1.0, sheet_every=2)
+    stage = Stage(steps, 4, 0.02, 0.01, warmup=2, decay=0.5, average=0.5, save_every=every, sheet_every=2)
     calls = []
 
     def batches(rng, count, step):
@@ -162,7 +162,20 @@ def test_a_killed_stage_ends_at_the_same_bytes(tmp_path):
     assert {"step", "seconds", "rate", "loss", "noise"} <= lines[-2].keys()
 
 
-def test_a_finished_stage_is_not_trained_again_and_another_seed_is_another_run(tmp_path):
+def test_the_curve_forgets_what_came_after_the_checkpoint(tmp_path):
+    run(tmp_path, steps=2)
+    with open(tmp_path / "tiny.curve.jsonl", "a") as file:
+        file.write('{"step": 4, "sheet": 4.0}\n')  # the kill came before the next checkpoint
+    before = [json.loads(line) for line in (tmp_path / "tiny.curve.jsonl").read_text().splitlines()]
+    run(tmp_path, steps=6)
+    lines = [json.loads(line) for line in (tmp_path / "tiny.curve.jsonl").read_text().splitlines()]
+    assert [line["sheet"] for line in lines if "sheet" in line] == [2.0, 4.0, 6.0]
+    seconds = [line["seconds"] for line in lines if "seconds" in line]
+    assert seconds[0] == before[0]["seconds"]
+    assert seconds == sorted(seconds)
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
     once, _ = run(tmp_path)
     again, calls = run(tmp_path)
     assert not calls
@@ -259,7 +272,10 @@ def test_the_text_encoder_learns_to_read(tmp_path):
     preset = replace(PRESETS["cpu"], text_encoder=Stage(30, 12, 2e-3, 2e-3, warmup=2, decay=0.5, average=0.9))
     train_text_encoder(preset, tmp_path, tmp_path, Accelerator(cpu=True))
     curve = [json.loads(line) for line in (tmp_path / "text_encoder.curve.jsonl").read_text().splitlines()]
-    assert curve[-1]["loss"] < 0.9 * np.log(25)  # a running mean; it begins at chance
+    assert next(line for line in reversed(curve) if "loss" in line)["loss"] < 0.9 * np.log(
+        25
+    )  # a running mean, from chance
+    assert len((tmp_path / "sheets" / "text_encoder-000030.txt").read_text().splitlines()) == 2 * train.HELD
     encoder = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
     ids = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")(["a cat", "a cat on the beach"], padding="max_length")
     pooled = encoder(input_ids=torch.tensor(ids.input_ids)).pooler_output
@@ -283,49 +299,146 @@ def test_bad_names_are_refused(tmp_path, capsys, monkeypatch):
     for stage in ("tokenizer", "drawings", "judge", ""):
         with pytest.raises(Refusal, match="A number of steps was given"):
             train.main("cpu", tmp_path / "work", tmp_path / "model", stage=stage, steps=5)
-    for stage, lacking in (("autoencoder", "drawings"), ("unet", "drawings"), ("text_encoder", "tokenizer")):
-        with pytest.raises(Refusal, match=f"There is no {lacking} in"):
+    with pytest.raises(Refusal, match="number of steps is -5"):
+        train.main("cpu", tmp_path / "work", tmp_path / "model", stage="unet", steps=-5)
+    for stage, lacking in (
+        ("autoencoder", "not all drawings"),
+        ("unet", "not all drawings"),
+        ("text_encoder", "no tokenizer"),
+    ):
+        with pytest.raises(Refusal, match=f"There (is|are) {lacking} in"):
             train.main("cpu", tmp_path / "work", tmp_path / "model", stage=stage)
     assert not list(tmp_path.iterdir())
     assert cli.main(["picturebook", "train", "--stage", "unet", "--work", str(tmp_path / "work")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     for scenes in SCENES:
         (tmp_path / "work" / scenes).mkdir(parents=True)
-        (tmp_path / "work" / scenes / "0000.json").write_text("[]")
+        for number in range(60):
+            (tmp_path / "work" / scenes / f"{number:04d}.json").write_text("[]")
     for stage, lacking in (
         ("unet", "tokenizer"),
         ("decoder", "autoencoder"),
         ("image_encoder", "text encoder"),
+        ("unet", "autoencoder"),
     ):
-        if stage != "unet":
+        if lacking != "tokenizer":
             (tmp_path / "model" / "tokenizer").mkdir(parents=True, exist_ok=True)
             (tmp_path / "model" / "tokenizer" / "tokenizer.json").write_text("{}")
             (tmp_path / "model" / "vae").mkdir(exist_ok=True)  # without anything in it
         with pytest.raises(Refusal, match=f"There is no {lacking} in"):
             train.main("cpu", tmp_path / "work", tmp_path / "model", stage=stage)
-        assert (tmp_path / "model").exists() == (stage != "unet")
+        assert (tmp_path / "model").exists() == (lacking != "tokenizer")
+    (tmp_path / "model" / "vae" / "config.json").write_text("{}")
+    with pytest.raises(Refusal, match="no text encoder in"):  # a random one would leave things out of pictures
+        train.main("cpu", tmp_path / "work", tmp_path / "model", stage="unet")
+    for number in range(19, 60):  # 40,000 are 20 shards
+        (tmp_path / "work" / "joined" / f"{number:04d}.json").unlink()
+    with pytest.raises(Refusal, match=r"not all drawings in .*joined"):
+        train.main("cpu", tmp_path / "work", tmp_path / "model", stage="unet")
+
+
+def test_a_work_folder_keeps_to_one_world_and_a_stage_does_not_go_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "make_tokenizer", lambda model: None)
+    train.main("cpu", tmp_path / "work", tmp_path / "model", stage="tokenizer")
+    assert not (tmp_path / "model" / "world.json").exists()  # the tokenizer says nothing of what the model draws
+    with pytest.raises(Refusal, match="of another world"):
+        train.main("gpu", tmp_path / "work", tmp_path / "model", stage="tokenizer")
+    torch.save({"step": 40}, tmp_path / "work" / "text_encoder.ckpt")
+    with pytest.raises(Refusal, match="has gone 40 steps, more than 20"):
+        train.main("cpu", tmp_path / "work", tmp_path / "model", stage="text_encoder", steps=20)
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    with pytest.raises(Refusal, match="was trained on with the U-Net"):
+        train.main("cpu", tmp_path / "work", tmp_path / "model", stage="text_encoder")
+
+
+def test_what_later_stages_made_is_not_overwritten(tmp_path, monkeypatch):
+    ran = []
+    for name in ("train_autoencoder", "train_text_encoder", "train_unet", "train_image_encoder"):
+        monkeypatch.setattr(train, name, lambda *_, name=name, **more: ran.append((name, *more.values())))
+    stages = [stage for stage in train.STAGES if stage not in ("tokenizer", "drawings", "judge")]
+    monkeypatch.setattr(train, "STAGES", stages)
+    monkeypatch.setattr(train, "write_index", lambda model, world: ran.append("index"))
+    work, model = tmp_path / "work", tmp_path / "model"
+    train.main("cpu", work, model)
+    everything = [
+        ("train_autoencoder", False), ("train_text_encoder",), ("train_unet",), "index", ("train_image_encoder",),
+        ("train_autoencoder", True),
+    ]  # fmt: skip
+    assert ran == everything
+    for stage in stages:
+        (model / train.PARTS[stage]).mkdir(parents=True, exist_ok=True)
+        torch.save({"step": getattr(PRESETS["cpu"], stage).steps}, work / f"{stage}.ckpt")
+    ran.clear()
+    train.main("cpu", work, model)
+    assert not ran
+    (work / "autoencoder.ckpt").unlink()
+    (work / "text_encoder.ckpt").unlink()
+    train.main("cpu", work, model)
+    assert ran == [("train_autoencoder", False)]  # the text encoder has learned on with the U-Net
+
+
+def test_latents_of_another_autoencoder_are_not_taken(tmp_path):
+    make_tokenizer(tmp_path, samples=50)
+    list(draw_ahead(tmp_path / "drawings", 4, workers=1))
+    shard, found = tmp_path / "drawings" / "0000.json", []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        train.make_autoencoder().save_pretrained(tmp_path / "vae")
+        latents, ids = train.encode_ahead(tmp_path / "drawings", tmp_path, Accelerator(cpu=True))
+        assert latents.shape == (4, 8, 16, 16)
+        assert len(ids) == 4
+        kept = list(shard.parent.glob("0000.latents.*.npy"))
+        assert len(kept) == 1
+        assert torch.equal(train.encode_ahead(tmp_path / "drawings", tmp_path, Accelerator(cpu=True))[0], latents)
+        found.append(latents)
+    assert not torch.equal(*found)
+
+
+def test_a_part_is_there_whole_or_as_it_was(tmp_path):
+    def broken(folder):
+        folder.mkdir()
+        (folder / "half").write_text("half")
+        raise OSError("No space left on device")
+
+    def whole(folder):
+        folder.mkdir()
+        (folder / "weights").write_text("new")
+
+    train.put(tmp_path / "vae", whole)
+    with pytest.raises(OSError, match="No space"):
+        train.put(tmp_path / "vae", broken)
+    assert [path.name for path in (tmp_path / "vae").iterdir()] == ["weights"]
+    train.put(tmp_path / "vae", whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
 
 
 def test_the_judge_is_kept_beside_the_model_that_was_named(tmp_path, monkeypatch):
-    kept = []
+    kept, begun = [], []
 
     class Trained:
+        heads = dict.fromkeys(("category", "color", "place"), ("a", "b"))
+
         def save(self, path):
             kept.append(path)
 
+        def judge(self, pictures):
+            return {head: torch.eye(2)[[1] * len(pictures)] for head in self.heads}
+
     monkeypatch.setattr("namesake.picturebook.judge.draw_judge_data", lambda *_, **__: None)
-    monkeypatch.setattr("namesake.picturebook.judge.train_judge", lambda *_, **__: Trained())
-    monkeypatch.setattr(train, "write_index", lambda model, world: None)
+    monkeypatch.setattr(
+        "namesake.picturebook.judge.train_judge", lambda *_, start, **__: begun.append(start) or Trained()
+    )
     train.main("cpu", tmp_path, tmp_path / "new" / "model", stage="judge")
     train.main("cpu", tmp_path, stage="judge")
     assert kept == [tmp_path / "new" / "judge" / "judge.safetensors", SHIPPED]
+    assert begun == [None, SHIPPED]
+    assert (tmp_path / "sheets" / "judge.png").is_file()
 
 
 def test_the_others_wait_a_day_while_one_process_trains_the_judge(tmp_path, monkeypatch):
     made, found = train.launched, []
     monkeypatch.setattr(train, "launched", lambda **options: found.append(made(**options)) or found[0])
     monkeypatch.setattr(train, "make_tokenizer", lambda model: None)
-    monkeypatch.setattr(train, "write_index", lambda model, world: None)
     train.main("cpu", tmp_path, tmp_path / "model", stage="tokenizer")
     assert found[0].device.type == "cpu"
     assert found[0].init_handler.timeout >= timedelta(days=1)

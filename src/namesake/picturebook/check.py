@@ -282,6 +282,8 @@ def _write_sheets(
         captions = [notes[i:end] for i, end in zip(starts, ends, strict=True)]
         save_png(np.asarray(contact_sheet(rows, captions=captions, title=title, cell=128)), output / name)
 
+    for old in output.glob("prompts-*.png"):  # of a longer check
+        old.unlink()
     for number, start in enumerate(range(0, len(pictures), 120)):
         page(f"prompts-{number + 1}.png", start, start + 120, 12, "Unseen prompts, and what the judge missed")
     page("first.png", 0, _DOCS_PICTURES, 8, f"The first {_DOCS_PICTURES} unseen prompts, and what the judge missed")
@@ -365,7 +367,10 @@ def main(
     if docs is not None:
         if not docs.is_file():
             raise Refusal(f'There is no page "{docs}" to write the table to.')
-        into_page(docs.read_text(), "")
+        try:
+            into_page(docs.read_text(), "")
+        except UnicodeDecodeError:
+            raise Refusal(f'"{docs}" is no text in UTF-8; give a page to write the table to.') from None
         check_writable(docs.parent, "--docs")
     folder = model or Path(__file__).parent / "model"
     world, reader = world_of(folder), Judge.load(judge or SHIPPED)

@@ -8,6 +8,7 @@ training, the tuning of settings and reporting apart (`SPLITS`).
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -24,6 +25,13 @@ SPLITS: dict[str, range] = {
 """Numbers of the concepts that models train on, that settings are chosen on, and that results are reported on."""
 
 _CHARACTER_BASE = 3_000_000_000
+
+
+def known(what: str, name: str, names: Iterable[str]) -> None:
+    """Refuse a name that is none of some names; `what` says of what it is one."""
+    if name not in (names := tuple(names)):
+        raise Refusal(f"There is no {what} {name!a}; choose one of {', '.join(names)}.")
+
 
 # name: hue in degrees, saturation, value; each a range. The gaps between them keep names unambiguous.
 COLORS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
@@ -197,10 +205,31 @@ def concept(number: int) -> Concept:
 
 
 def number_of(split: str, category: str, index: int) -> int:
-    """The number of the `index`-th concept of a category in a split."""
-    numbers, order = SPLITS[split], [c.name for c in CATEGORIES].index(category)
+    """The number of the `index`-th concept of a category in a split.
+
+    Raises:
+        Refusal: a split or a category that there is not, or an index below 0 or beyond the split.
+    """
+    names = [c.name for c in CATEGORIES]
+    known("split", split, SPLITS)
+    known("category", category, names)
+    if not 0 <= index < count_of(split):
+        raise Refusal(
+            f"There is no concept {index:,} of a category in {split}; 0 to {count_of(split) - 1:,} are there."
+        )
+    numbers, order = SPLITS[split], names.index(category)
     first = numbers.start + (order - numbers.start) % len(CATEGORIES)
     return numbers[first - numbers.start + index * len(CATEGORIES)]
+
+
+def count_of(split: str) -> int:
+    """How many concepts a split has of every category; the last round of its numbers may not be whole."""
+    return len(SPLITS[split]) // len(CATEGORIES) - 1
+
+
+def any_concept(rng: np.random.Generator, split: str, category: str) -> Concept:
+    """A concept of a category and a split, drawn at random."""
+    return concept(number_of(split, category, int(rng.integers(count_of(split)))))
 
 
 def _character(index: int, name: str, category: str, colors: tuple[str, str, str]) -> Concept:

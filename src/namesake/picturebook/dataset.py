@@ -21,7 +21,7 @@ import numpy as np
 
 from namesake.data.sources import framed
 from namesake.picturebook.captions import Caption, caption
-from namesake.picturebook.concept import CHARACTERS, SPLITS, Concept, concept, number_of, sample_color
+from namesake.picturebook.concept import CHARACTERS, SPLITS, Concept, any_concept, sample_color
 from namesake.picturebook.draw import Drawing, draw
 from namesake.picturebook.figures import CATEGORIES
 from namesake.picturebook.scene import (
@@ -55,7 +55,8 @@ class Drawings:
     """Drawings of one split of the concepts.
 
     Args:
-        split: "training", "tuning" or "reporting"; a drawing never shows a concept of another split, the second thing included.
+        split: "training", "tuning" or "reporting"; a drawing never shows a concept of another split, the second thing included,
+            and no scene of one split is one of another's.
         world: categories and places.
         seed: another seed gives other drawings.
         size: side in pixels.
@@ -79,15 +80,17 @@ class Drawings:
         self.split, self.world, self.seed, self.size, self.scenes, self.cut = split, world, seed, size, scenes, cut
         self.characters = tuple(c for c in CHARACTERS if c.category in world.categories) if split == "training" else ()
         self.share = characters if self.characters else 0.0
+        # Or a seed would give every split the same scenes and nearly the same captions, and nothing would be unseen.
+        self._apart = () if split == "training" else (list(SPLITS).index(split),)
 
     def scene(self, index: int) -> tuple[Concept, Scene, Caption]:
         """What drawing `index` shows and says, not yet drawn."""
-        rng = np.random.default_rng([self.seed, index, 0xD12A])
+        rng = np.random.default_rng([self.seed, index, 0xD12A, *self._apart])
         if rng.uniform() < self.share:
             made = self.characters[rng.integers(len(self.characters))]
         else:
             name = self.world.categories[rng.integers(len(self.world.categories))]
-            made = concept(number_of(self.split, name, int(rng.integers(len(SPLITS[self.split]) // 40 - 1))))
+            made = any_concept(rng, self.split, name)
         scene = {
             "all": lambda: sample_scene(rng, self.split, self.world),
             "easy": lambda: sample_easy_scene(rng, self.world),
@@ -111,7 +114,7 @@ class Drawings:
         whole = draw(made, scene, 2 * self.size)
         boxes = [thing.box for thing in whole.truth.objects]
         largest = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-        about = np.random.default_rng([self.seed, index, 0xC07]).uniform(0.15, 0.75)
+        about = np.random.default_rng([self.seed, index, 0xC07, *self._apart]).uniform(0.15, 0.75)
         return replace(whole, picture=_cut(whole, largest, about, self.size)), words
 
 
@@ -151,7 +154,7 @@ class Views:
         target's caption."""
         rng = np.random.default_rng([self.seed, index, 0x71E3])
         name = self.world.categories[rng.integers(len(self.world.categories))]
-        made = concept(number_of("training", name, int(rng.integers(len(SPLITS["training"]) // 40 - 1))))
+        made = any_concept(rng, "training", name)
         sample = rng.choice(3, p=[0.35, 0.3, 0.35])
         if sample == 0:
             scene = sample_easy_scene(rng, self.world)
@@ -264,6 +267,18 @@ def drawers(workers: int = 0, context: BaseContext | None = None) -> Iterator[Ex
 
 def _deaf() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def save_beside(data: Any, path: Path) -> None:
+    """A checkpoint, beside its place, to the disk, then renamed: a kill leaves the old one or the new one."""
+    import torch
+
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        torch.save(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
 
 
 def read_ahead(folder: Path) -> tuple[np.ndarray, list[str]]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from namesake.edits.file import folder_for
 from namesake.errors import Refusal
 from namesake.picturebook.captions import caption
-from namesake.picturebook.concept import SPLITS, Concept, concept, number_of
+from namesake.picturebook.concept import SPLITS, Concept, concept, known, number_of
 from namesake.picturebook.dataset import Drawings
 from namesake.picturebook.draw import draw
 from namesake.picturebook.figures import BY_NAME, CATEGORIES, CORE
@@ -19,6 +20,7 @@ from namesake.picturebook.scene import STYLES, Pose, Scene, sample_style
 from namesake.sheet import contact_sheet, save_png
 
 _ACROSS, _PLACES = 10, ("studio", *PLACES)
+_PIXELS = 2000 * 128**2  # of all drawings on a sheet: 0.1 GB, and the sheet as much
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,14 @@ class Sheets:
         for what, low, high in (("count", 1, 2000), ("size", 16, 1024), ("seed", 0, 2**31 - 1)):
             if not low <= (value := getattr(self, what)) <= high:
                 raise Refusal(f"The {what} is {value}; a number from {low:,} to {high:,} is wanted.")
-        known = {"split": tuple(SPLITS), "category": tuple(BY_NAME), "style": STYLES, "place": _PLACES}
-        for what, names in known.items():
-            name = getattr(self, what)
-            if name is not None and name not in names:
-                raise Refusal(f"There is no {what} {name!a}; choose one of {', '.join(names)}.")
+        if self.count * self.size**2 > _PIXELS:
+            raise Refusal(
+                f"{self.count:,} drawings of {self.size} pixels a side do not fit on one sheet; {_PIXELS // self.size**2:,} "
+                "of this size do, or smaller ones."
+            )
+        for what, names in (("split", SPLITS), ("category", BY_NAME), ("style", STYLES), ("place", _PLACES)):
+            if (name := getattr(self, what)) is not None:
+                known(what, name, names)
 
     def categories(self) -> Image.Image:
         """Every category once, or twenty concepts of the one asked, big and upright."""
@@ -126,7 +131,7 @@ def main(
     The arguments are those of `Sheets`. Returns the files written.
     """
     sheets = Sheets(seed, count, size, split, category, style, place)
-    output.mkdir(parents=True, exist_ok=True)
+    folder_for(output)
     written = []
     for name, sheet in (("categories", sheets.categories), ("places", sheets.places), ("drawings", sheets.drawings)):
         save_png(np.asarray(sheet()), output / f"{name}.png")

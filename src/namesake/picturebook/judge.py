@@ -39,14 +39,15 @@ from namesake.machine import bf16_pays
 from namesake.picturebook.concept import (
     COLORS,
     PATTERNS,
-    SPLITS,
     Concept,
+    any_concept,
     concept,
+    count_of,
     number_of,
     sample_color,
     sample_concept,
 )
-from namesake.picturebook.dataset import drawers
+from namesake.picturebook.dataset import drawers, save_beside
 from namesake.picturebook.draw import FRAME, Truth, draw, pixel_cells
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, STYLES, WORN, Pose, Scene, World, sample_scene
@@ -225,7 +226,7 @@ def _draw_shard(job: tuple[Path, int, int, int, World]) -> int:
     for i in range(count):
         rng = np.random.default_rng([seed, start + i, 0x10D6E])
         category = world.categories[(start + i) % len(world.categories)]
-        made = concept(number_of("training", category, int(rng.integers(len(SPLITS["training"]) // 40 - 1))))
+        made = any_concept(rng, "training", category)
         for j, (picture, truth) in enumerate(
             [view for one in (made, twin(made, rng)) for view in _views(one, rng, "training", world, 2)]
         ):
@@ -493,16 +494,6 @@ def _loss(
     return torch.stack(list(terms.values())).sum(), {name: float(term.detach()) for name, term in terms.items()}
 
 
-def _write(value: Any, path: Path) -> None:
-    """Beside, to disk, then renamed: a kill leaves the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 def train_judge(
     data_folder: Path,
     out_folder: Path,
@@ -510,10 +501,9 @@ def train_judge(
     minutes: float | None = None,
     steps: int | None = None,
     seed: int = 9,
-    resume: bool = True,
     start: Path | None = None,
     world: World = FULL_WORLD,
-    lr: float = 3e-3,
+    device: torch.device | str = "cpu",
 ) -> Judge:
     """Train a judge on drawings.
 
@@ -523,14 +513,14 @@ def train_judge(
 
     Args:
         data_folder: where `draw_judge_data` wrote.
-        out_folder: `judge.safetensors` at the end; `checkpoint.pt` (every 200 steps) and `curve.jsonl` on the way.
+        out_folder: `judge.safetensors` at the end; `checkpoint.pt` (every 200 steps, and it is gone on from where it is there) and
+            `curve.jsonl` on the way.
         minutes: how long; after ten steps this becomes a number of steps, which a resumed run keeps.
         steps: how many steps; give this or `minutes`.
         seed: of weights and batches.
-        resume: go on from the checkpoint if there is one.
         start: weights to begin from.
         world: of the drawings.
-        lr: rate of Muon; AdamW has a third of it.
+        device: to train on.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -542,12 +532,12 @@ def train_judge(
     network = _network(world)
     if start is not None:
         network.load_state_dict(Judge.load(start)._network.state_dict())
-    network.to("cuda" if torch.cuda.is_available() else "cpu").train()
+    network.to(device).train()
     # A head's 704 inputs have unit size, so AdamW may move a logit by 704 rates in one step: hence the third.
-    optimizer = MuonAndAdamW(network.named_parameters(), lr, lr / 3, plain=("middle.1.weight", "heads.weight"))
+    optimizer = MuonAndAdamW(network.named_parameters(), 3e-3, 1e-3, plain=("middle.1.weight", "heads.weight"))
     checkpoint, curve = out_folder / "checkpoint.pt", out_folder / "curve.jsonl"
     step, total = 0, steps
-    if resume and checkpoint.exists():
+    if checkpoint.exists():
         state = torch.load(checkpoint, map_location=next(network.parameters()).device, weights_only=True)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
@@ -594,14 +584,15 @@ def train_judge(
                 log.flush()
                 progress.update(bar, loss=f"category {mean['category']:.2f} identity {mean['identity']:.2f}")
                 mean = {}
-            if step % _CHECKPOINT_EVERY == 0 or step == total:
+            # As soon as the number of steps is known too: it is taken from the clock.
+            if step % _CHECKPOINT_EVERY == 0 or step in (total, 10):
                 state = {
                     "network": network.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": step,
                     "total": total,
                 }
-                _write(state, checkpoint)
+                save_beside(state, checkpoint)
             progress.update(bar, completed=step)
     judge = Judge(network.eval().cpu(), world)
     judge.save(out_folder / "judge.safetensors")
@@ -737,7 +728,7 @@ def measure_judge(
     world = judge.world
 
     def sample(category: str) -> Concept:
-        return concept(number_of(split, category, int(rng.integers(len(SPLITS[split]) // 40 - 1))))
+        return any_concept(rng, split, category)
 
     pictures, wanted, styles = [], [], []
     for i in range(count):
@@ -764,7 +755,7 @@ def measure_judge(
     cosines: dict[str, list[Tensor]] = {"own": [], "twins": [], "others": []}
     order = rng.permutation(len(world.categories))[:groups]
     for category in (world.categories[k] for k in order):
-        index = rng.permutation(len(SPLITS[split]) // 40 - 1)[:gallery]
+        index = rng.permutation(count_of(split))[:gallery]
         made = [concept(number_of(split, category, int(i))) for i in index]
         many = judge.identity(np.stack([p for one in made for p in seen(one, 4)])).unflatten(0, (len(made), 4)).mean(1)
         plain = judge.identity(np.stack([draw(one, Scene(), SIDE).picture for one in made]))

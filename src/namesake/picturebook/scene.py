@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from namesake.picturebook.concept import Color, Concept, concept, number_of, sample_color
+from namesake.picturebook.concept import Color, Concept, concept, known, number_of, sample_color
 from namesake.picturebook.figures import BY_NAME, CATEGORIES, CORE
 from namesake.picturebook.places import CORE_PLACES, PLACES
 
@@ -29,6 +29,9 @@ class Style:
     line: float = 0.5
     grain: float = 0.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        known("style", self.name, STYLES)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Worn:
     name: str
     color: Color
 
+    def __post_init__(self) -> None:
+        known("thing to wear", self.name, WORN)
+
 
 @dataclass(frozen=True)
 class Second:
@@ -64,6 +70,9 @@ class Second:
     concept: Concept
     relation: str
     mirror: bool = False
+
+    def __post_init__(self) -> None:
+        known("relation", self.relation, RELATIONS)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,9 @@ class Scene:
     worn: Worn | None = None
     second: Second | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        known("place", self.place, ("studio", *PLACES))
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,26 @@
 
     namesake picturebook train --preset cpu          (two cores)
     namesake picturebook train --preset gpu          (one GPU)
-    torchrun --nproc_per_node 2 -m namesake.picturebook.train --preset cpu --stage unet
+    torchrun --nproc_per_node 2 -m namesake.cli picturebook train --preset cpu --stage unet
 
-Every stage writes checkpoints, its curve (`curve.jsonl`) and sample sheets under the work folder and, run again, goes on where it
-stopped, to the bit: which drawings, noise and timesteps a step sees is a function of seed, stage, step and process. The finished
-parts are written into an ordinary diffusers folder.
+Every stage writes checkpoints, its curve (`STAGE.curve.jsonl`) and sheets of samples under the work folder and, run again, goes on
+where it stopped, to the bit: its first weights are a function of the stage, and which drawings, noise and timesteps a step sees one
+of stage, step and process. The finished parts are written into an ordinary diffusers folder.
 
 Training is eager. torch.compile gave wrong gradients in silence on this U-Net and autoencoder (LOG.md), so it is not offered.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,15 +33,17 @@ from torch import Tensor, nn
 
 from namesake.backbone.features import readings
 from namesake.data.prompts import COLORED
+from namesake.edits.file import folder_for, write
 from namesake.errors import Refusal
 from namesake.machine import half
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
-from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept
-from namesake.picturebook.dataset import Drawings, draw_ahead, read_ahead
+from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept, known
+from namesake.picturebook.dataset import SHARD, Drawings, draw_ahead, read_ahead, save_beside
 from namesake.picturebook.figures import BY_NAME
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, RELATIONS, SMALL_WORLD, STYLES, WORN, Scene, World
+from namesake.sheet import contact_sheet, save_png
 from namesake.train.pretrain import launched
 
 TEXT_LENGTH = 48
@@ -89,10 +93,9 @@ class Preset:
     judge_drawings: int
     judge_minutes: float
 
-    @property
-    def easy_drawings(self) -> int:
-        """How many easy drawings lie ahead beside the others, and how many joined ones: a third as many of each."""
-        return self.drawings // 3
+    def count(self, scenes: str) -> int:
+        """How many drawings of a kind lie ahead: of easy and of joined ones a third as many as of all."""
+        return self.drawings if scenes == "all" else self.drawings // 3
 
 
 _CPU = Preset(
@@ -120,7 +123,7 @@ PRESETS: dict[str, Preset] = {
         judge_minutes=15,
     ),
 }
-"""`cpu`: two cores, small world. `gpu`: one GPU, full world, some fifty times the pictures."""
+"""`cpu`: two cores, small world. `gpu`: one GPU, full world, 24 times as many pictures for the U-Net."""
 
 
 # ------------------------------------------------------------------------------------------------------------------------ models
@@ -157,9 +160,8 @@ def make_tokenizer(folder: Path, samples: int = 6000) -> None:
         "<|endoftext|>",
     ]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH, pad_token="<|endoftext|>").save_pretrained(
-        folder / "tokenizer"
-    )
+    made = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH, pad_token="<|endoftext|>")
+    put(folder / "tokenizer", made.save_pretrained)
 
 
 def world_words(world: World, samples: int = 8000) -> list[str]:
@@ -276,14 +278,27 @@ def rate(step: int, stage: Stage) -> float:
     return min(1.0, (step + 1) / stage.warmup) * fall
 
 
-def _replace(data: Any, path: Path) -> None:
-    """torch.save beside, fsync, rename."""
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
-        torch.save(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+def put(folder: Path, save: Callable[[Path], object]) -> None:
+    """A part of a model, saved beside its place and then renamed, so that no kill leaves half of one there."""
+    beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("part", "before"))
+    for left in (beside, before):
+        shutil.rmtree(left, ignore_errors=True)
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    save(beside)
+    for path in beside.iterdir():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        os.replace(folder, before)
+    os.replace(beside, folder)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def stands_at(checkpoint: Path) -> int:
+    """After how many steps a checkpoint was made; 0 where there is none."""
+    if not checkpoint.exists():
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["step"])
 
 
 def run_stage(
@@ -296,13 +311,12 @@ def run_stage(
     folder: Path,
     accelerator: Accelerator,
     sheet: Callable[[nn.Module, int], dict[str, float]] | None = None,
-    seed: int = 0,
 ) -> nn.Module:
     """Train one model and return its averaged weights.
 
     Args:
         loss: (model, batch) -> (scalar, figures to show).
-        batches: (generator, count, step) -> one process's batch; the generator is a function of seed, stage, step and process.
+        batches: (generator, count, step) -> one process's batch; the generator is a function of stage, step and process.
         sheet: called with the averaged model at intervals by the main process; writes pictures, returns figures for the curve.
     """
     from rich.progress import (
@@ -335,7 +349,12 @@ def run_stage(
     wrapped = nn.parallel.DistributedDataParallel(model) if accelerator.num_processes > 1 else model
     share = stage.batch // accelerator.num_processes
     main = accelerator.is_main_process
-    saved = shown = time.monotonic()
+    lines = [json.loads(line) for line in curve.read_text().splitlines()] if main and step and curve.exists() else []
+    lines = [line for line in lines if line["step"] <= step]  # what came after the checkpoint comes again
+    if main:
+        curve.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    saved = time.monotonic()
+    began = saved - max((line.get("seconds", 0.0) for line in lines), default=0.0)
     figures: dict[str, float] = {}
 
     def save() -> None:
@@ -346,7 +365,7 @@ def run_stage(
                 "optimizer": optimizer.state_dict(),
                 "step": step,
             }
-            _replace(state, checkpoint)
+            save_beside(state, checkpoint)
 
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -359,7 +378,7 @@ def run_stage(
     with Progress(*columns, disable=not main) as progress:
         task = progress.add_task(name, total=stage.steps, completed=step, note="")
         while step < stage.steps:
-            rng = np.random.default_rng([seed, sum(name.encode()), step, accelerator.process_index])
+            rng = np.random.default_rng([0, sum(name.encode()), step, accelerator.process_index])
             torch.manual_seed(int(rng.integers(2**63 - 1)))
             batch = batches(rng, share, step)
             with half(accelerator.device.type):
@@ -375,7 +394,8 @@ def run_stage(
             bad = torch.tensor(float(not all(math.isfinite(v) for v in figures.values())), device=accelerator.device)
             if float(accelerator.reduce(bad, "sum")) > 0:
                 raise Refusal(
-                    f"Training of {name} diverged at step {step}: {figures}; lower the rates and start from the last checkpoint."
+                    f"Training of {name} diverged at step {step}: {figures}; lower its rates in PRESETS and begin it again "
+                    f'without "{checkpoint}".'
                 )
             now = time.monotonic()
             if main and (step % 25 == 0 or step == stage.steps):
@@ -383,7 +403,7 @@ def run_stage(
                 with open(curve, "a") as file:
                     file.write(
                         json.dumps(
-                            {"step": step, "seconds": round(now - shown, 1), "rate": rate(step, stage), **figures}
+                            {"step": step, "seconds": round(now - began, 1), "rate": rate(step, stage), **figures}
                         )
                         + "\n"
                     )
@@ -499,7 +519,7 @@ def train_autoencoder(
         vae = cast(Any, averaged).vae.to("cpu")  # type: ignore[union-attr,operator]
         if not decoder_only:
             normalize_latents(vae, pictures[:2000])
-        vae.to(torch.float16).save_pretrained(model / "vae")
+        put(model / "vae", vae.to(torch.float16).save_pretrained)
 
 
 @torch.no_grad()
@@ -528,7 +548,8 @@ def token_ids(tokenizer: Any, texts: list[str]) -> Tensor:
 def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     """Latents (posterior means, fp16 `[N, 8, 16, 16]`) and token ids (`[N, 48]`) of all drawings of a folder.
 
-    Every shard is encoded once, by one of the processes, and kept beside its drawings as `NNNN.latents.npy`.
+    Every shard is encoded once, by one of the processes, and kept beside its drawings as `NNNN.latents.MARK.npy`, by a mark of
+    the encoder: latents of another one, which the model's decoder would not know, are thrown away.
     """
     from diffusers import AutoencoderKL
     from rich.progress import track
@@ -537,23 +558,28 @@ def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[T
     shards = sorted(folder.glob("????.json"))
     # Shared by place and not by what is lacking, which changes while other processes work.
     own = shards[accelerator.process_index :: accelerator.num_processes]
-    mine = [shard for shard in own if not shard.with_suffix(".latents.npy").exists()]
     vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(
         accelerator.device, torch.float32, memory_format=torch.channels_last
     )  # type: ignore[call-overload]
+    seeing = [*vae.encoder.state_dict().values(), *vae.quant_conv.state_dict().values()]
+    mark = hashlib.sha256(b"".join(weight.cpu().contiguous().numpy().tobytes() for weight in seeing)).hexdigest()[:12]
+    kept = f".latents.{mark}.npy"
+    mine = [shard for shard in own if not shard.with_suffix(kept).exists()]
     for shard in track(mine, "encode", disable=not accelerator.is_main_process):
         parts = []
         for chunk in torch.from_numpy(np.load(shard.with_suffix(".npy"))).split(250):
             with half(accelerator.device.type):
                 moments = vae.quant_conv(vae.encoder(_floats(chunk.to(accelerator.device))))
             parts.append(moments.chunk(2, 1)[0].half().cpu().contiguous())
+        for stale in shard.parent.glob(f"{shard.stem}.latents.*.npy"):
+            stale.unlink()
         np.save(shard.with_suffix(".part.npy"), torch.cat(parts).numpy())
-        os.replace(shard.with_suffix(".part.npy"), shard.with_suffix(".latents.npy"))
+        os.replace(shard.with_suffix(".part.npy"), shard.with_suffix(kept))
     accelerator.wait_for_everyone()
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     texts = [text for shard in shards for text in json.loads(shard.read_text())]
     ids = token_ids(tokenizer, texts)
-    return torch.from_numpy(np.concatenate([np.load(shard.with_suffix(".latents.npy")) for shard in shards])), ids
+    return torch.from_numpy(np.concatenate([np.load(shard.with_suffix(kept)) for shard in shards])), ids
 
 
 class _Denoising(nn.Module):
@@ -571,41 +597,47 @@ def answers(made: Concept, scene: Scene, named: frozenset[str], world: World) ->
     """What a caption says, as class numbers, one for each of `QUESTIONS`; 0 where it does not say."""
     other = scene.second
     truth = {
-        "category": (world.categories, made.category),
-        "color": (tuple(COLORS), made.colors[0].name),
-        "second color": (tuple(COLORS), made.colors[1].name),
-        "pattern": (PATTERNS, made.pattern.kind),
-        "patches": (tuple(COLORS), made.patches[0].color.name),
-        "worn": (WORN, scene.worn.name if scene.worn else ""),
-        "place": (world.places, scene.place),
-        "style": (STYLES, scene.style.name),
-        "size": (("small", "big"), grammar.size_of(scene.pose.scale)),
-        "turn": (("left", "right"), "left" if scene.pose.turn < 0 else "right"),
-        "side": (("left", "right"), "left" if scene.pose.x < 0 else "right"),
-        "relation": (RELATIONS, other.relation if other else ""),
-        "second category": (world.categories, other.concept.category if other else ""),
-        "name": (tuple(c.name for c in CHARACTERS), made.name),
+        "category": made.category,
+        "color": made.colors[0].name,
+        "second color": made.colors[1].name,
+        "pattern": made.pattern.kind,
+        "patches": made.patches[0].color.name,
+        "worn": scene.worn.name if scene.worn else "",
+        "place": scene.place,
+        "style": scene.style.name,
+        "size": grammar.size_of(scene.pose.scale),
+        "turn": "left" if scene.pose.turn < 0 else "right",
+        "side": "left" if scene.pose.x < 0 else "right",
+        "relation": other.relation if other else "",
+        "second category": other.concept.category if other else "",
+        "name": made.name,
     }
-    return [truth[what][0].index(truth[what][1]) + 1 if what in named else 0 for what in QUESTIONS]
+    return [possible(what, world).index(truth[what]) + 1 if what in named else 0 for what in QUESTIONS]
 
 
-QUESTIONS = (
-    "category",
-    "color",
-    "second color",
-    "pattern",
-    "patches",
-    "worn",
-    "place",
-    "style",
-    "size",
-    "turn",
-    "side",
-    "relation",
-    "second category",
-    "name",
-)
+_POSSIBLE: dict[str, tuple[str, ...]] = {
+    "category": (),  # the world's
+    "color": tuple(COLORS),
+    "second color": tuple(COLORS),
+    "pattern": PATTERNS,
+    "patches": tuple(COLORS),
+    "worn": WORN,
+    "place": (),
+    "style": STYLES,
+    "size": ("small", "big"),
+    "turn": ("left", "right"),
+    "side": ("left", "right"),
+    "relation": RELATIONS,
+    "second category": (),
+    "name": tuple(c.name for c in CHARACTERS),
+}
+QUESTIONS = tuple(_POSSIBLE)
 """What the text encoder learns to read out of captions before it sees a picture."""
+
+
+def possible(question: str, world: World) -> tuple[str, ...]:
+    """The answers to one of `QUESTIONS`."""
+    return _POSSIBLE[question] or (world.places if question == "place" else world.categories)
 
 
 class _Reading(nn.Module):
@@ -655,9 +687,29 @@ def train_text_encoder(preset: Preset, work: Path, model: Path, accelerator: Acc
         }
         return F.cross_entropy(logits.flatten(0, 2), both.flatten()), figures
 
-    averaged = run_stage("text_encoder", stage, module, optimizer, loss, batches, work, accelerator)
+    held = [Drawings("tuning", preset.world, seed=3).scene(i)[2].text for i in range(HELD)]
+
+    def sheet(module: nn.Module, step: int) -> dict[str, float]:
+        """Captions that were not learned from, and what is read in them."""
+        ids = token_ids(tokenizer, held)
+        end = (ids == tokenizer.eos_token_id).int().argmax(1)[:, None]
+        read = module(ids.to(accelerator.device), end.to(accelerator.device))[:, 0].argmax(-1).tolist()
+        told = []
+        for text, numbers in zip(held, read, strict=True):
+            said = [
+                f"{what} {possible(what, preset.world)[number - 1]}"
+                for what, number in zip(QUESTIONS, numbers, strict=True)
+                if 0 < number <= len(possible(what, preset.world))
+            ]
+            told.append(f"{text}\n    {', '.join(said)}\n")
+        path = work / "sheets" / f"text_encoder-{step:06d}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(told))
+        return {}
+
+    averaged = run_stage("text_encoder", stage, module, optimizer, loss, batches, work, accelerator, sheet)
     if accelerator.is_main_process:
-        cast(Any, averaged).text.to("cpu", torch.float16).save_pretrained(model / "text_encoder")
+        put(model / "text_encoder", cast(Any, averaged).text.to("cpu", torch.float16).save_pretrained)
 
 
 SCENES = ("all", "easy", "joined")
@@ -716,7 +768,6 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
         return F.mse_loss(module(noisy, t, words), a * noise - s * z), {}
 
     def sheet(module: nn.Module, step: int) -> dict[str, float]:
-        write_denoiser(module, model.with_name(model.name + "-preview") if step < stage.steps else model)
         return prompt_sheet(module, model, preset.world, work / "sheets" / f"unet-{step:06d}.png", accelerator.device)
 
     averaged = run_stage("unet", stage, module, optimizer, loss, batches, work, accelerator, sheet)
@@ -726,14 +777,10 @@ def train_unet(preset: Preset, work: Path, model: Path, accelerator: Accelerator
 
 def write_denoiser(module: Any, model: Path) -> None:
     """U-Net, text encoder and scheduler, fp16, into a diffusers folder."""
-    import copy
-
-    model.mkdir(parents=True, exist_ok=True)
     for part, name in ((module.unet, "unet"), (module.text, "text_encoder")):
-        copy.deepcopy(part).to("cpu", torch.float16, memory_format=torch.contiguous_format).save_pretrained(
-            model / name
-        )
-    make_scheduler().save_pretrained(model / "scheduler")
+        half_wide = part.to("cpu", torch.float16, memory_format=torch.contiguous_format)
+        put(model / name, half_wide.save_pretrained)
+    put(model / "scheduler", make_scheduler().save_pretrained)
 
 
 @torch.no_grad()
@@ -742,17 +789,14 @@ def sample_latents(
     ids: Tensor,
     empty: Tensor,
     *,
-    steps: int = 15,
-    guidance: float = GUIDANCE,
-    seed: int = 0,
     device: Any = "cpu",
 ) -> Tensor:
     """Latents for prompts by DPM-Solver++; for sheets while training (users' pictures come from `generate`)."""
     from diffusers import DPMSolverMultistepScheduler
 
     scheduler: Any = DPMSolverMultistepScheduler.from_config(make_scheduler().config)
-    scheduler.set_timesteps(steps)
-    generator = torch.Generator().manual_seed(seed)
+    scheduler.set_timesteps(15)
+    generator = torch.Generator().manual_seed(0)
     config = module.unet.config
     x = torch.randn(len(ids), config.in_channels, config.sample_size, config.sample_size, generator=generator).to(
         device
@@ -763,17 +807,17 @@ def sample_latents(
         with half(torch.device(device).type):
             out = module.unet(torch.cat([x, x]), t.to(device), states).sample.float()
         free, asked = out.chunk(2)
-        x = scheduler.step(free + guidance * (asked - free), t, x).prev_sample
+        x = scheduler.step(free + GUIDANCE * (asked - free), t, x).prev_sample
     return x
 
 
 @torch.no_grad()
-def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any, count: int = 64) -> dict[str, float]:
+def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any) -> dict[str, float]:
     """Draw captions of unseen scenes and write the sheet.
 
     Returns:
-        The share of pictures in which the shipped judge reads the category that the caption names, if it knows this world;
-        the loss does not tell whether categories come.
+        The share of pictures in which the judge beside the model, or the shipped one, reads the category that the caption
+        names, if it knows this world; the loss does not tell whether categories come.
     """
     from diffusers import AutoencoderKL
     from PIL import Image
@@ -784,7 +828,7 @@ def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     vae: Any = AutoencoderKL.from_pretrained(model / "vae").to(device, torch.float32)
     drawings = Drawings("tuning", world, seed=5)
-    scenes = [drawings.scene(i) for i in range(count)]
+    scenes = [drawings.scene(i) for i in range(64)]
     ids = token_ids(tokenizer, [c.text for *_, c in scenes] + [""])
     z = sample_latents(module, ids[:-1], ids[-1:], device=device)
     pictures = ((vae.decode(z).sample.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
@@ -792,12 +836,36 @@ def prompt_sheet(module: Any, model: Path, world: World, path: Path, device: Any
     grid = pictures.numpy().reshape(-1, 16, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 16 * 64, 3)
     Image.fromarray(grid).resize((16 * 96, grid.shape[0] * 3 // 2), Image.Resampling.NEAREST).save(path)
     path.with_suffix(".txt").write_text("\n".join(c.text for *_, c in scenes))
-    judge = Judge.load() if SHIPPED.is_file() else None
-    if judge is None or judge.world != world:
+    kept = [file for file in (model.parent / "judge" / SHIPPED.name, SHIPPED) if file.is_file()]
+    judge = next((one for one in map(Judge.load, kept) if one.world == world), None)
+    if judge is None:
         return {}
     reading = judge.judge(pictures)["category"].argmax(1).tolist()
     single = [i for i, (_, scene, c) in enumerate(scenes) if scene.second is None and "category" in c.named]
     return {"category": sum(judge.heads["category"][reading[i]] == scenes[i][0].category for i in single) / len(single)}
+
+
+HELD = 24
+
+
+class Held:
+    """Easy drawings that no training saw, for sheets of what a network reads in them."""
+
+    def __init__(self, world: World) -> None:
+        some = [Drawings("tuning", world, seed=6, scenes="easy")[i][0] for i in range(HELD)]
+        self.pictures = np.stack([one.picture for one in some])
+        self._shown = [one.truth.concept.category for one in some]
+
+    def right(self, read: list[str]) -> float:
+        """The share whose category was read."""
+        return sum(map(str.__eq__, read, self._shown)) / HELD
+
+    def sheet(self, read: list[str], path: Path) -> None:
+        """The drawings, with what was read in them."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        starts = range(0, HELD, 8)
+        rows = [list(self.pictures[i : i + 8]) for i in starts]
+        save_png(np.asarray(contact_sheet(rows, captions=[read[i : i + 8] for i in starts], cell=128)), path)
 
 
 TEMPERATURE = 0.03
@@ -945,12 +1013,21 @@ def train_image_encoder(preset: Preset, work: Path, model: Path, accelerator: Ac
         told = {name: share for name, (_, share) in answers.items()}
         return pairs + torch.stack([loss for loss, _ in answers.values()]).sum(), {"hit": hit, **told}
 
-    averaged = run_stage("image_encoder", stage, module, optimizer, loss, batches, work, accelerator)
+    held = Held(preset.world)
+    names = preset.world.categories
+
+    def sheet(module: nn.Module, step: int) -> dict[str, float]:
+        x = torch.from_numpy(held.pictures).to(accelerator.device).permute(0, 3, 1, 2).float() / 255
+        seen = F.normalize(module(pixel_values=(x - mean) / std).image_embeds.float(), dim=-1)
+        read = [names[int(asked[0].kinds[int(best)])] for best in readings(seen, asked[0].known).argmax(dim=-1)]
+        held.sheet(read, work / "sheets" / f"image_encoder-{step:06d}.png")
+        return {"held nouns": held.right(read)}
+
+    averaged = run_stage("image_encoder", stage, module, optimizer, loss, batches, work, accelerator, sheet)
     if accelerator.is_main_process:
-        averaged.to("cpu", torch.float16).save_pretrained(model / "image_encoder")  # type: ignore[call-arg,operator]
-        CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(
-            model / "feature_extractor"
-        )
+        put(model / "image_encoder", cast(Any, averaged).to("cpu", torch.float16).save_pretrained)
+        looks = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+        put(model / "feature_extractor", looks.save_pretrained)
 
 
 def write_index(model: Path, world: World) -> None:
@@ -968,18 +1045,21 @@ def write_index(model: Path, world: World) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (model / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     card = {"words": world_words(world), "guidance": GUIDANCE, "kind": "picturebook"}
-    (model / "words.json").write_text(json.dumps(card) + "\n")
-    (model / "world.json").write_text(
-        json.dumps({"categories": world.categories, "places": world.places}, indent=1) + "\n"
-    )
+    write((json.dumps(card) + "\n").encode(), model / "words.json", "list of words")
+    write((json.dumps(_plain(world), indent=1) + "\n").encode(), model / "world.json", "world")
+    write((json.dumps(index, indent=2) + "\n").encode(), model / "model_index.json", "index")
+
+
+def _plain(world: World) -> dict[str, list[str]]:
+    """A world as JSON gives it back."""
+    return {name: list(values) for name, values in asdict(world).items()}
 
 
 def _drawn(preset: Preset, work: Path) -> Iterator[int]:
     done = 0
     for seed, scenes in enumerate(SCENES):
-        count = preset.drawings if scenes == "all" else preset.easy_drawings
+        count = preset.count(scenes)
         for part in draw_ahead(work / scenes, count, world=preset.world, seed=77 * seed, scenes=scenes):
             yield done + part
         done += count
@@ -988,28 +1068,53 @@ def _drawn(preset: Preset, work: Path) -> Iterator[int]:
 STANDS_ON = {
     "autoencoder": ("drawings",),
     "text_encoder": ("tokenizer",),
-    "unet": ("drawings", "tokenizer", "autoencoder"),
+    "unet": ("drawings", "tokenizer", "autoencoder", "text_encoder"),
     "image_encoder": ("drawings", "tokenizer", "text_encoder"),
     "decoder": ("drawings", "autoencoder"),
 }
+PARTS = {
+    "autoencoder": "vae",
+    "text_encoder": "text_encoder",
+    "unet": "unet",
+    "image_encoder": "image_encoder",
+    "decoder": "vae",
+}
+"""The folder of the model that a stage writes."""
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
 
 
-def _check_begun(stage: str, work: Path, model: Path) -> None:
-    """Refuse a stage alone before those that it stands on."""
+def _check_begun(stage: str, preset: Preset, work: Path, model: Path) -> None:
+    """Refuse a work folder of another world, a stage alone before those that it stands on, and one that has gone further."""
+    if (card := work / "world.json").exists() and json.loads(card.read_text()) != _plain(preset.world):
+        raise Refusal(
+            f'The folder "{work}" holds drawings and checkpoints of another world than the preset\'s; name another with --work.'
+        )
+    if stage == "text_encoder" and (model / "unet").exists():
+        raise Refusal(
+            f'The text encoder in "{model}" was trained on with the U-Net beside it; go on with --stage unet, or name another '
+            "folder with --model to begin from nothing."
+        )
+    settings = getattr(preset, stage, None) if stage else None
+    if isinstance(settings, Stage) and (found := stands_at(work / f"{stage}.ckpt")) > settings.steps:
+        raise Refusal(
+            f'The stage {stage} in "{work}" has gone {found:,} steps, more than {settings.steps:,}; ask for as many at least.'
+        )
 
     def empty(folder: Path) -> bool:
         return not folder.is_dir() or not any(folder.iterdir())
 
+    def undrawn(scenes: str) -> bool:
+        return len(list((work / scenes).glob("????.json"))) < -(-preset.count(scenes) // SHARD)
+
     lacking = {
-        "drawings": [f'drawings in "{work / scenes}"' for scenes in SCENES if not any((work / scenes).glob("*.json"))],
-        "tokenizer": [f'tokenizer in "{model}"'] if empty(model / "tokenizer") else [],
-        "autoencoder": [f'autoencoder in "{model}"'] if empty(model / "vae") else [],
-        "text_encoder": [f'text encoder in "{model}"'] if empty(model / "text_encoder") else [],
+        "drawings": [f'are not all drawings in "{work / scenes}"' for scenes in SCENES if undrawn(scenes)],
+        "tokenizer": [f'is no tokenizer in "{model}"'] if empty(model / "tokenizer") else [],
+        "autoencoder": [f'is no autoencoder in "{model}"'] if empty(model / "vae") else [],
+        "text_encoder": [f'is no text encoder in "{model}"'] if empty(model / "text_encoder") else [],
     }
     for before in STANDS_ON.get(stage, ()):
         if lacking[before]:
-            raise Refusal(f"There is no {lacking[before][0]}; run the stage before it first (--stage {before}).")
+            raise Refusal(f"There {lacking[before][0]}; run the stage before it first (--stage {before}).")
 
 
 def main(
@@ -1029,31 +1134,43 @@ def main(
         steps: another number of steps for the named stage.
 
     Raises:
-        Refusal: for an unknown preset or stage, steps for a stage without, a stage before those that it stands on (before
-            anything is written), and a loss that is not finite (in every process).
+        Refusal: for an unknown preset or stage, steps for a stage without or fewer than it has gone, a stage before those that
+            it stands on, a work folder of another world, a folder that cannot be written (all before any work), and a loss
+            that is not finite (in every process).
     """
-    if preset not in PRESETS:
-        raise Refusal(f"There is no preset {preset!r}; choose one of {', '.join(PRESETS)}.")
-    if stage and stage not in STAGES:
-        raise Refusal(f"There is no stage {stage!r}; choose one of {', '.join(STAGES)}.")
+    known("preset", preset, PRESETS)
+    if stage:
+        known("stage", stage, STAGES)
+    if steps < 0:
+        raise Refusal(f"The number of steps is {steps}; a positive one is wanted.")
     recipe = PRESETS[preset]
     if steps and not hasattr(getattr(recipe, stage, None), "steps"):
         found = f"the stage {stage} has none" if stage else "no stage was named"
         raise Refusal(f"A number of steps was given, and {found}; name a stage that has (--stage unet).")
     model = model or Path(__file__).parent / "model"
-    _check_begun(stage, work, model)
     if steps:
         recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), steps=steps)})
+    _check_begun(stage, recipe, work, model)
     accelerator = launched(cpu=preset == "cpu")
-    model.mkdir(parents=True, exist_ok=True)
+    judging = model.parent / "judge"
+    for folder, option in ((work, "--work"), (model, "--model"), (judging, "--model")):
+        folder_for(folder, option)
+    if accelerator.is_main_process:
+        write((json.dumps(_plain(recipe.world)) + "\n").encode(), work / "world.json", "world")
     for name in (stage,) if stage else STAGES:
+        settings = getattr(recipe, name, None)
+        finished = isinstance(settings, Stage) and stands_at(work / f"{name}.ckpt") >= settings.steps
+        # What a finished stage made stays as later ones left it; and a text encoder has learned with its U-Net.
+        if (finished and (model / PARTS[name]).exists()) or (name == "text_encoder" and (model / "unet").exists()):
+            continue
+        torch.manual_seed(sum(name.encode()))  # first weights: the same whatever ran before
         if name == "tokenizer" and accelerator.is_main_process:
             make_tokenizer(model)
         elif name == "drawings" and accelerator.is_main_process:
             from rich.progress import Progress
 
             with Progress() as progress:
-                task = progress.add_task("drawings", total=recipe.drawings + 2 * recipe.easy_drawings)
+                task = progress.add_task("drawings", total=sum(map(recipe.count, SCENES)))
                 for done in _drawn(recipe, work):
                     progress.update(task, completed=done)
         elif name in ("autoencoder", "decoder"):
@@ -1065,19 +1182,24 @@ def main(
         elif name == "image_encoder":
             train_image_encoder(recipe, work, model, accelerator)
         elif name == "judge" and accelerator.is_main_process:
-            from namesake.picturebook.judge import draw_judge_data, train_judge
+            from namesake.picturebook.judge import Judge, draw_judge_data, train_judge
 
             draw_judge_data(work / "judge", recipe.judge_drawings, world=recipe.world)
+            held, kept = Held(recipe.world), judging / "judge.safetensors"
             judge = train_judge(
-                work / "judge", work / "judge_training", minutes=recipe.judge_minutes, world=recipe.world
+                work / "judge",
+                work / "judge_training",
+                minutes=recipe.judge_minutes,
+                world=recipe.world,
+                start=kept if kept.is_file() and Judge.load(kept).world == recipe.world else None,
+                device=accelerator.device.type,
             )
-            judge.save(model.parent / "judge" / "judge.safetensors")
+            judge.save(kept)
+            told = judge.judge(held.pictures)
+            read = [
+                [judge.heads[h][int(told[h][i].argmax())] for h in ("category", "color", "place")] for i in range(HELD)
+            ]
+            held.sheet([", ".join(words) for words in read], work / "sheets" / "judge.png")
+        if name == "unet" and accelerator.is_main_process:
+            write_index(model, recipe.world)  # the world that the model draws
         accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_index(model, recipe.world)
-
-
-if __name__ == "__main__":
-    import typer
-
-    typer.run(main)
