@@ -93,7 +93,7 @@ def test_personalizing_uses_the_encoder_at_hand_and_says_which(made, backbone, p
         edit = recipes.personalize([picture], model=backbone, steps=0, report=Told(), **options).edit
         return edit.about.method, edit.placeholders[0], "".join(said)
 
-    monkeypatch.setattr(recipes, "shipped_encoder", lambda model: made.with_name("none"))
+    monkeypatch.setattr(recipes, "shipped_encoder", lambda recipe="": made.with_name("none"))
     assert method(class_word="cat")[::2] == ("cold start", "starting cold, without an encoder")
     name, word, sentence = method(encoder=str(made))
     assert (name, sentence) == ("DATE", "starting from the encoder's prediction")
@@ -105,11 +105,13 @@ def test_personalizing_uses_the_encoder_at_hand_and_says_which(made, backbone, p
     assert method(encoder=str(made), word="<it-is>")[1] == "<it-is>"
     assert method(encoder=str(made), class_word="red cat")[1] == "<my-red-cat>"
     assert not warned
-    monkeypatch.setattr(recipes, "shipped_encoder", lambda model: made)
+    monkeypatch.setattr(recipes, "shipped_encoder", lambda recipe="": made)
     assert method()[0] == "DATE"
+    assert method(encoder="picturebook", class_word="cat")[0] == "DATE"  # the shipped one of a recipe
     assert method(encoder="none", class_word="cat")[0] == "cold start"
-    with pytest.raises(Refusal, match="no encoder 'nobody/nothing'"):
-        method(encoder="nobody/nothing")
+    for nobody in ("nobody/nothing", "no-recipe"):
+        with pytest.raises(Refusal, match=f"no encoder '{nobody}'"):
+            method(encoder=nobody)
 
 
 def test_a_strip_begins_at_the_encoders_prediction(made, backbone, picture, tmp_path, monkeypatch):
@@ -138,7 +140,7 @@ def test_a_strip_begins_at_the_encoders_prediction(made, backbone, picture, tmp_
 
 
 def test_a_shipped_encoder_of_other_weights_is_left_aside(made, backbone, monkeypatch):
-    monkeypatch.setattr(recipes, "shipped_encoder", lambda model: made)
+    monkeypatch.setattr(recipes, "shipped_encoder", lambda recipe="": made)
     monkeypatch.setattr("namesake.methods.date.same_base", lambda one, other: False)
     with pytest.warns(UserWarning, match="starts cold"):
         assert recipes.encoder_of(backbone, None, recipes.Report()) is None

@@ -90,7 +90,7 @@ def personalize(
         bool, typer.Option("--until-settled", help="End before the last step where the loss has settled (DVAR).")
     ] = False,
     encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="An encoder's file or hub id, or none; else the shipped one.")
+        str | None, typer.Option(metavar="NAME", help="An encoder's file, recipe or hub id, or none; else the shipped one.")
     ] = None,
     strip: Annotated[
         bool, typer.Option("--strip", help="Also draw the word after 0, 1, 2, 4, 8, ... steps, beside the file.")

@@ -1225,24 +1225,25 @@ def shards(data: str, output: Path | str, size: int = 512, report: Report | None
     return len(Shards(place, size))
 
 
-def shipped_encoder(model: str) -> Path:
-    """Where the package keeps its encoder for a model of its own, whether it is there or not. It is named after its recipe,
-    "picturebook-views", which tells it more than the paper's."""
+def shipped_encoder(recipe: str = "picturebook-views") -> Path:
+    """Where the package keeps the encoder of a recipe for the picture book, whether it has one or not. The one that is used
+    where none is named was told more than the paper's."""
     from importlib.resources import files
 
-    return Path(str(files("namesake"))) / model / "encoders" / "views.safetensors"
+    return Path(str(files("namesake"))) / "picturebook" / "encoders" / f"{recipe}.safetensors"
 
 
 def encoder_of(backbone: "Backbone", named: str | None, report: Report) -> "DateEncoder | None":
-    """The encoder that a user named (a file, or a hub id with an `encoder.safetensors`), else the one shipped for this
-    model; None where there is none or "none" was asked for. Raises Refusal for one that cannot be had or does not fit.
+    """The encoder that a user named (a file, the recipe of a shipped one, or a hub id with an `encoder.safetensors`), else
+    the one shipped for this model; None where there is none or "none" was asked for. Raises Refusal for one that cannot be
+    had or does not fit.
     """
     from namesake.methods.date import DateEncoder
 
     if named == "none":
         return None
     if named is None:
-        shipped = shipped_encoder(backbone.kind)
+        shipped = shipped_encoder()
         if backbone.kind not in OWN_WORLD or not shipped.is_file():
             return None
         try:
@@ -1251,6 +1252,8 @@ def encoder_of(backbone: "Backbone", named: str | None, report: Report) -> "Date
             report.warn(f"{refusal} The word starts cold.")
             return None
     path = Path(named)
+    if not path.exists() and named in pretrain_recipes() and shipped_encoder(named).is_file():
+        path = shipped_encoder(named)
     if not path.exists():
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
