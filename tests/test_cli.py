@@ -173,6 +173,9 @@ def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch)
     assert cli.main(arguments) == 0
     assert [path.name for path in Path("out").iterdir()] == ["it-on-the-beach-0.png"]
     capsys.readouterr()
+    assert cli.main([arguments[0], "<It> and <it>", *arguments[2:]]) == 0  # one word, however it is written
+    assert read_settings("out/it-and-it-0.png")["prompt"] == "<it> and <it>"
+    capsys.readouterr()
     for prompt in ("a cat", "<a> and <b>"):
         refused(capsys, "generate", prompt, "--picture", str(picture), words=("angle brackets",))
 
@@ -543,6 +546,12 @@ def test_prompts(capsys, one_model, concept):
     refused(capsys, "generate", "a cat " * 60 + "<my-cat>", *arguments, words=("too long", "<my-cat>"))
     assert cli.main(["generate", "a cat on the beach", *arguments]) == 0
     assert "does not hold the word <my-cat>" in capsys.readouterr().err.replace("\n", " ")
+    for prompt in ("<my-cat> in the snow", "<My-Cat> in the snow"):
+        assert cli.main(["generate", prompt, *arguments]) == 0
+        assert capsys.readouterr().err == ""
+    lower, upper = (np.asarray(Image.open(f"out/my-cat-in-the-snow-0{number}.png")) for number in ("", "-2"))
+    assert np.array_equal(lower, upper)
+    refused(capsys, "generate", "a cat " * 60 + "<MY-CAT>", *arguments, words=("too long", "<my-cat>"))
     assert cli.main(["generate", "<my-cat> with <your-cat>", *arguments]) == 0
     assert "No concept brings the word <your-cat>;" in capsys.readouterr().err.replace("\n", " ")
     assert cli.main(["generate", "<your-cat> on the beach", "--count", "1", *SMALL]) == 0

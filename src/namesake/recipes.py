@@ -273,7 +273,7 @@ def generate_pictures(
 ) -> list[Path]:
     """Write `count` pictures of a prompt, each a PNG that says how it was made, and a contact sheet of them.
 
-    concepts: concept files whose words the prompt may hold. picture: a picture to personalize first, for this call
+    concepts: concept files whose words the prompt may hold, in capitals too. picture: a picture to personalize first, for this call
     only; it answers to the word in angle brackets in the prompt, and class_word says what it is. blend: 0 (only the
     real word) to 1 (only the new word), by default the concept's own. scale: the factor on weight offsets, -10 to 10.
     size: pixels a side. any_base: also on other weights of the same architecture. No file is ever overwritten.
@@ -292,6 +292,8 @@ def generate_pictures(
         raise Refusal('The prompt is empty; say what to draw, such as "<my-cat> on the beach".')
     if not prompt.isprintable():
         raise Refusal("The prompt holds control characters; write it on one line.")
+    # New words are lower case, as CLIP's tokenizers read all text; not every version of these lowers an added word too.
+    prompt = re.sub(r"<[^<>\s]*>", lambda found: found[0].lower(), prompt)
     word = None
     if picture is not None:
         held = sorted(set(re.findall(r"<[^<>\s]*>", prompt)))
