@@ -21,6 +21,11 @@ from namesake.sheet import read_settings
 SMALL = ["--steps", "2", "--size", "64"]
 
 
+class Quiet(recipes.Report):
+    def warn(self, sentence: str) -> None:
+        """Nothing."""
+
+
 @pytest.fixture(autouse=True)
 def _polite(monkeypatch, tmp_path):
     """Each test in a folder of its own; the process-wide silence of the command line only where it is tested."""
@@ -251,6 +256,32 @@ def test_the_picture_book_tells_a_photograph_from_a_drawing_and_a_word_that_it_n
         said = [str(one.message) for one in recwarn if issubclass(one.category, UserWarning)]
         assert len(said) == len(wanted), said
         assert all(some in sentence for some, sentence in zip(wanted, said, strict=True))
+
+
+def test_a_word_made_of_the_class_is_one_that_can_be_used(backbone, picture, tmp_path):
+    """Cut to its length and not in the vocabulary, with an encoder and without one."""
+    import copy
+
+    from namesake.backbone import Backbone
+    from namesake.edits import check_word
+
+    long = " ".join(["lighthouse"] * 6)
+    words = [f"<my-{'-'.join(['lighthouse'] * 5)[:50]}{end}>" for end in ("", "-2", "-3")]
+    tokenizer = copy.deepcopy(backbone.tokenizers[0])
+    tokenizer.add_tokens([words[0], "<my-cat>"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(backbone), "tokenizers", (tokenizer,))
+        assert recipes._word_for(backbone, "cat") == "<my-cat-2>"
+        assert recipes._word_for(backbone, long) == words[1]
+        assert recipes._word_for(backbone, long, words[1:2]) == words[2]
+    shipped = Backbone.load("picturebook", device="cpu")
+    for encoder in (None, "none"):
+        made = recipes.personalize(
+            [picture], class_word=long, model=shipped, encoder=encoder, steps=0, output=tmp_path, report=Quiet()
+        )
+        assert made.edit.placeholders == (words[0],)
+        check_word(words[0], shipped.tokenizers)
+        assert Edit.load(made.path).placeholders == (words[0],)
 
 
 def test_show_says_what_a_concept_is(capsys, backbone, concept):

@@ -5,6 +5,7 @@ says meanwhile goes through a `Report`.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -614,7 +615,8 @@ def _teach(
             report.warn(_taken_for(edit.about.class_word or "", "the encoder's prediction is nearest to that"))
         if one.word is None:
             # Named after the class, else after the last real word that the prediction is nearest to, the thing's.
-            edit = date.renamed(edit, _word_for(one.class_word or (edit.about.class_word or "").rpartition(" ")[2]))
+            thing = one.class_word or (edit.about.class_word or "").rpartition(" ")[2]
+            edit = date.renamed(edit, _word_for(backbone, thing))
         return _told(edit, report, until_settled)
     method = method_of(name or COLD_START, backbone.kind)
     concepts: list[tune.Shown] = []
@@ -624,7 +626,7 @@ def _teach(
             class_word, near = class_of(backbone, pixels)
             reason = "it looks most like that" if near is not None else "this model cannot see pictures"
             report.warn(_taken_for(class_word, reason))
-        word = one.word or _word_for(class_word, [other.word for other in concepts])
+        word = one.word or _word_for(backbone, class_word, [other.word for other in concepts])
         check_word(word, backbone.tokenizers)
         concepts.append(tune.Shown(pixels, word, class_word, masks))
     if method.prior and method.prior_weight and steps != 0:
@@ -649,10 +651,12 @@ def _taken_for(class_word: str, reason: str) -> str:
     return f'The picture is taken for "{class_word}", as {reason}; say better with --class.'
 
 
-def _word_for(class_word: str, taken: Sequence[str] = ()) -> str:
-    """The new word for a class, such as <my-cat>, and <my-cat-2> where that is taken."""
+def _word_for(backbone: "Backbone", class_word: str, taken: Sequence[str] = ()) -> str:
+    """The new word for a class, such as <my-cat>, and <my-cat-2> where that is taken or in the model's vocabulary."""
     name = "-".join(re.findall("[a-z0-9]+", class_word.lower())) or "thing"
-    return next(word for n in range(len(taken) + 1) if (word := f"<my-{name}{f'-{n + 1}' * (n > 0)}>") not in taken)
+    name = name[:50].rstrip("-")  # with brackets and number at most the 64 characters of a word
+    known = set(taken).union(*(tokenizer.get_vocab() for tokenizer in backbone.tokenizers))
+    return next(word for n in itertools.count(1) if (word := f"<my-{name}{f'-{n}' * (n > 1)}>") not in known)
 
 
 def _told(edit: "Edit", report: Report, until_settled: bool = False) -> "Edit":

@@ -166,6 +166,7 @@ NOTES = {
     "an infinite alpha": (set_part(1, "alpha", float("inf")), "for alpha"),
     "an alpha beyond floats": (set_part(1, "alpha", 10**400), "absurd"),
     "a malformed word": (set_part(0, "placeholder", "cat"), "malformed"),
+    "a word of 70 letters": (set_part(0, "placeholder", f"<{'a' * 68}>"), "malformed"),
     "a word that it lacks": (set_part(1, "words", ["<dog>"]), "lacks"),
     "words that are numbers": (set_part(1, "words", [1]), "no text"),
     "another place": (set_part(2, "where", "everywhere"), "everywhere"),

@@ -27,7 +27,7 @@ from namesake.edits.kinds import (
     TokenEdit,
     WeightEdit,
 )
-from namesake.edits.words import WORD
+from namesake.edits.words import check_word
 from namesake.errors import Refusal
 
 FORMAT = 1
@@ -335,8 +335,7 @@ def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
             used += len(own)
             if kind is TokenEdit:
                 placeholder = field(part, "placeholder", (str,))
-                if not WORD.fullmatch(placeholder):
-                    _refuse(path, f"its word {placeholder[:40]!r} is malformed")
+                check_word(placeholder, ())
                 vectors = tuple(own[f"vectors.{i}"] for i in range(len(own)))
                 if any(v.ndim != 2 for v in vectors):
                     _refuse(path, "the vectors of its word are not [n, width]")
