@@ -562,6 +562,11 @@ def test_bad_pictures_are_refused(capsys, tmp_path):
     refused(capsys, "personalize", "folder", words=("no pictures",))
     refused(capsys, "personalize", "dot.png", words=("1 x 1",))
     refused(capsys, "personalize", words=("PICTURE",))
+    Image.new("RGB", (64, 64)).save("here.png")  # which the current folder would give
+    method = ["--method", "dreambooth", "--prior", ""]
+    for arguments in ([""], ["here.png", ""], ["here.png", *method]):
+        refused(capsys, "personalize", *arguments, words=('empty name ""', "name a file"))
+    refused(capsys, "generate", "<it>", "--picture", "", words=('empty name ""', "name a file"))
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_out_first(capsys, tmp_path):

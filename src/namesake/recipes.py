@@ -190,7 +190,7 @@ def personalize(
         )
         seen = [[next(masked) for _ in some] for some in seen]
     # Hundreds of photographs at their full size would fill the memory; no model draws larger.
-    beside = [read_pictures([path], side=1024) if path else [] for path in priors]
+    beside = [read_pictures([path], side=1024) if path is not None else [] for path in priors]
     asked = [_Asked(*one) for one in zip(seen, words, classes, beside, strict=True)]
     clock = _Clock()
     backbone = _backbone(model, clock, report)
