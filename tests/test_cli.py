@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -213,6 +214,27 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
     assert "--concept 'my demo/my-cat.safetensors' --model picturebook\n" in capsys.readouterr().out
     monkeypatch.setattr(recipes, "_examples", list)
     refused(capsys, "demo", "-o", "demo", words=("no example",))
+
+
+def test_ctrl_c_while_learning_keeps_the_word_and_draws_no_pictures_of_it(capsys, one_model, picture, monkeypatch):
+    from namesake.train import fit
+
+    loss_of = fit.loss_of
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return loss_of(*arguments)
+
+    monkeypatch.setattr(fit, "loss_of", interrupted)
+    example = Path("example.png")
+    example.write_bytes(picture.read_bytes())
+    example.with_suffix(".json").write_text('{"class": "cat", "concept": 2000000000}')
+    monkeypatch.setattr(recipes, "_examples", lambda: [example])
+    for arguments in (["generate", "<it>", "--picture", str(picture), "--class", "cat"], ["demo"]):
+        refused(capsys, *arguments, words=("stopped",), status=130)
+    assert cli.main(["personalize", str(picture), "--class", "cat"]) == 0
+    assert "ended after 1 steps (by the user)" in capsys.readouterr().err
+    assert Edit.load("my-cat.safetensors").about.settings["steps"] == 1
 
 
 def test_a_picture_of_another_world_is_told_from_a_drawing(backbone, monkeypatch, picture, capsys):

@@ -196,6 +196,9 @@ def personalize(
     backbone = _backbone(model, clock, report)
     drawn = _Strip(backbone, clock) if strip else None
     edit = _teach(backbone, asked, clock, report, steps, seed, method, until_settled, encoder, drawn)
+    if ended := edit.about.settings.get("ended"):
+        tell = report.say if until_settled else report.warn
+        tell(f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is.")
     sheet = None
     if output is not None:
         if output.is_dir():
@@ -312,6 +315,7 @@ def generate_pictures(
     from namesake.edits.file import folder_for
     from namesake.generate import generate
     from namesake.sheet import contact_sheet, save_png
+    from namesake.train.fit import finished
 
     edits = [Edit.load(path) for path in concepts]
     seen = read_pictures([picture]) if picture is not None else []
@@ -328,7 +332,7 @@ def generate_pictures(
     for one in edits:
         check_base(one, backbone, any_base)
     if seen:
-        edits = [_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed)]
+        edits = [finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed))]
     _check_prompt(backbone, prompt, edits, report)
     if any_base:  # checked above; without a sketch it passes for any weights of its architecture
         edits = [replace(one, about=replace(one.about, sketch=None)) for one in edits]
@@ -435,6 +439,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     from namesake.generate import generate
     from namesake.machine import peak_memory
     from namesake.sheet import contact_sheet, save_png
+    from namesake.train.fit import finished
 
     examples = _examples()
     if not examples:
@@ -445,7 +450,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     clock = _Clock()
     seen = read_pictures([example])
     backbone = _backbone("picturebook", clock, report)
-    edit = _teach(backbone, [_Asked(seen, word, class_word)], clock, report)
+    edit = finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report))
     concept = place / f"{word.strip('<>')}.safetensors"
     edit.save(concept)
     article = "an" if class_word[0] in "aeiou" else "a"
@@ -617,7 +622,7 @@ def _teach(
             # Named after the class, else after the last real word that the prediction is nearest to, the thing's.
             thing = one.class_word or (edit.about.class_word or "").rpartition(" ")[2]
             edit = date.renamed(edit, _word_for(backbone, thing))
-        return _told(edit, report, until_settled)
+        return edit
     method = method_of(name or COLD_START, backbone.kind)
     concepts: list[tune.Shown] = []
     for one, (pixels, masks) in zip(asked, looks, strict=True):
@@ -643,8 +648,7 @@ def _teach(
     if until_settled:
         options["dvar"] = tune.Dvar.of(method.steps if steps is None else steps)
     with clock("learning"), report.bar(f"learning {' '.join(one.word for one in concepts)}") as progress:
-        edit = tune.learn(backbone, method, concepts, progress=progress, **options)
-    return _told(edit, report, until_settled)
+        return tune.learn(backbone, method, concepts, progress=progress, **options)
 
 
 def _taken_for(class_word: str, reason: str) -> str:
@@ -657,14 +661,6 @@ def _word_for(backbone: "Backbone", class_word: str, taken: Sequence[str] = ()) 
     name = name[:50].rstrip("-")  # with brackets and number at most the 64 characters of a word
     known = set(taken).union(*(tokenizer.get_vocab() for tokenizer in backbone.tokenizers))
     return next(word for n in itertools.count(1) if (word := f"<my-{name}{f'-{n}' * (n > 1)}>") not in known)
-
-
-def _told(edit: "Edit", report: Report, until_settled: bool = False) -> "Edit":
-    """Tell where a tuning ended early."""
-    if ended := edit.about.settings.get("ended"):
-        tell = report.say if until_settled else report.warn
-        tell(f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is.")
-    return edit
 
 
 def method_of(name: str, model: str) -> "Method":
