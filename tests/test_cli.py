@@ -79,7 +79,7 @@ def refused(capsys, *arguments: str, words: tuple[str, ...] = (), status: int = 
     assert "Traceback" not in err
     for word in words:
         assert word in sentence
-    assert [path for path in sorted(Path().rglob("*")) if path.is_file()] == [p for p in before if p.is_file()]
+    assert sorted(Path().rglob("*")) == before
     return sentence
 
 
@@ -636,6 +636,40 @@ def test_a_concept_of_other_weights(capsys, monkeypatch, sd15, concept):
     assert cli.main(["show", str(concept), "--model", "other"]) == 0  # as wide, and yet another table of words
     assert "not known for other," in capsys.readouterr().out
     assert cli.main([*arguments, "--any-base"]) == 0
+
+
+def test_pictures_are_written_batch_by_batch(capsys, monkeypatch, one_model, backbone, concept):
+    from namesake import generate
+    from namesake.edits import edited
+    from namesake.sheet import contact_sheet
+
+    monkeypatch.setattr(generate, "BATCH_ROWS", 2)
+    edit, prompt = Edit.load(concept), "<my-cat> in the snow"
+    arguments = ["generate", prompt, "--concept", str(concept), "--count", "5", "--steps", "2", "--size", "320"]
+    wanted = [one.pixels for one in generate.generate(backbone, prompt, edit, count=5, steps=2, size=320)]
+    assert cli.main([*arguments, "-o", "whole"]) == 0
+    found = [np.asarray(Image.open(f"whole/my-cat-in-the-snow-{seed}.png")) for seed in range(5)]
+    assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+    captions = [["seed 0", "seed 1", "seed 2"], ["seed 3", "seed 4"]]
+    sheet = contact_sheet([wanted[:3], wanted[3:]], captions=captions, title=prompt, cell=256)
+    assert np.array_equal(np.asarray(Image.open("whole/my-cat-in-the-snow-sheet.png")), np.asarray(sheet))
+
+    sample, done = generate._sample, []
+
+    def stopped(*given):
+        done.append(len(list(Path("part").glob("*.png"))))
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return sample(*given)
+
+    monkeypatch.setattr(generate, "_sample", stopped)
+    assert cli.main([*arguments, "-o", "part"]) == 130
+    assert done == [0, 2, 4]
+    assert capsys.readouterr().err == "namesake: stopped\n"
+    for seed in range(4):
+        assert read_settings(f"part/my-cat-in-the-snow-{seed}.png")["seed"] == seed
+    with edited(backbone, edit):  # the model is free again
+        pass
 
 
 def test_a_full_disk_leaves_nothing_behind(capsys, monkeypatch, one_model):

@@ -14,7 +14,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 # almost exactly, photographs have none. Measured on 240 unseen drawings: 0.1 to 1.6; on 18 cuts of two photographs: 2.4
 # to 5.9. Their mean errors overlap (drawings up to 10, photographs from 8).
 OWN_WORLD = {"picturebook": 2.0}
+
+CELL = 256  # pixels a side of a picture on the sheet of a prompt
 
 COLD_START = "cold-start"  # the method where no encoder is at hand
 
@@ -310,71 +312,80 @@ def generate_pictures(
             )
         word = held[0]
         _well_formed(word)
+    import numpy as np
+
     from namesake.data.pictures import read_pictures
     from namesake.edits import Edit, check_base
-    from namesake.edits.file import folder_for
-    from namesake.generate import generate
-    from namesake.sheet import contact_sheet, save_png
+    from namesake.edits.file import filled
+    from namesake.generate import drawn
+    from namesake.sheet import contact_sheet, save_png, thumbnail
     from namesake.train.fit import finished
 
     edits = [Edit.load(path) for path in concepts]
     seen = read_pictures([picture]) if picture is not None else []
-    place = folder_for(Path(output_dir))
-    for one in edits:
-        for name in one.placeholders:
-            if name not in prompt:
-                report.warn(f"The prompt does not hold the word {name}, so that concept is not asked for.")
-    clock = _Clock()
-    backbone = _backbone(model, clock, report)
-    backbone.scheduler(scheduler)
-    if size is not None and size % backbone.multiple:
-        raise Refusal(f"The size is {size}; a multiple of {backbone.multiple} is wanted by the model {backbone.name}.")
-    for one in edits:
-        check_base(one, backbone, any_base)
-    if seen:
-        edits = [finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed))]
-    _check_prompt(backbone, prompt, edits, report)
-    if any_base:  # checked above; without a sketch it passes for any weights of its architecture
-        edits = [replace(one, about=replace(one.about, sketch=None)) for one in edits]
-    with report.bar("drawing") as progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say of the prompt has been said
-        drawn = generate(
-            backbone,
-            prompt,
-            edits or None,
-            count=count,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            blend=blend,
-            scale=scale,
-            scheduler=scheduler,
-            size=size,
-            progress=progress,
-        )
-    paths = []
-    for made in drawn:
-        if not made.pixels.any():
+    with filled(Path(output_dir)) as place:
+        for one in edits:
+            for name in one.placeholders:
+                if name not in prompt:
+                    report.warn(f"The prompt does not hold the word {name}, so that concept is not asked for.")
+        clock = _Clock()
+        backbone = _backbone(model, clock, report)
+        backbone.scheduler(scheduler)
+        if size is not None and size % backbone.multiple:
+            raise Refusal(
+                f"The size is {size}; a multiple of {backbone.multiple} is wanted by the model {backbone.name}."
+            )
+        for one in edits:
+            check_base(one, backbone, any_base)
+        if seen:
+            edits = [finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed))]
+        _check_prompt(backbone, prompt, edits, report)
+        if any_base:  # checked above; without a sketch it passes for any weights of its architecture
+            edits = [replace(one, about=replace(one.about, sketch=None)) for one in edits]
+        paths: list[Path] = []
+        shown: list[np.ndarray] = []
+        black: list[int] = []
+        # Each is in its file before the next batch is drawn: a long run can be stopped, and is not kept in memory.
+        with report.bar("drawing") as progress, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say of the prompt has been said
+            pictures = drawn(
+                backbone,
+                prompt,
+                edits or None,
+                count=count,
+                seed=seed,
+                steps=steps,
+                guidance=guidance,
+                blend=blend,
+                scale=scale,
+                scheduler=scheduler,
+                size=size,
+                progress=progress,
+            )
+            with closing(pictures):
+                for made in pictures:
+                    path = _unused(place / f"{_slug(prompt)}-{made.seed}.png")
+                    save_png(made.pixels, path, {**made.settings, "prompt": made.prompt, "seed": made.seed})
+                    paths.append(path)
+                    shown.append(thumbnail(made.pixels, CELL))
+                    if not made.pixels.any():
+                        black.append(made.seed)
+        for number in black:
             screened = getattr(backbone.pipeline, "safety_checker", None) is not None
             why = "as a model's safety checker leaves it" if screened else "which concepts that are too strong can do"
-            report.warn(f"The picture with seed {made.seed} is black, {why}.")
-        path = _unused(place / f"{_slug(prompt)}-{made.seed}.png")
-        save_png(made.pixels, path, {**made.settings, "prompt": made.prompt, "seed": made.seed})
-        paths.append(path)
-    if len(drawn) > 1:
-        columns = min(len(drawn), max(2, math.ceil(math.sqrt(len(drawn)))))
-        rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
-        sheet = contact_sheet(
-            [[one.pixels for one in row] for row in rows],
-            captions=[[f"seed {one.seed}" for one in row] for row in rows],
-            title=prompt,
-            cell=256,
-        )
-        import numpy as np
-
-        path = _unused(place / f"{_slug(prompt)}-sheet.png")
-        save_png(np.asarray(sheet), path, {"prompt": prompt, "seed": seed, "model": backbone.name})
-        paths.append(path)
+            report.warn(f"The picture with seed {number} is black, {why}.")
+        if count > 1:
+            columns = min(count, max(2, math.ceil(math.sqrt(count))))
+            starts = range(0, count, columns)
+            sheet = contact_sheet(
+                [shown[i : i + columns] for i in starts],
+                captions=[[f"seed {seed + j}" for j in range(i, min(i + columns, count))] for i in starts],
+                title=prompt,
+                cell=CELL,
+            )
+            path = _unused(place / f"{_slug(prompt)}-sheet.png")
+            save_png(np.asarray(sheet), path, {"prompt": prompt, "seed": seed, "model": backbone.name})
+            paths.append(path)
     return paths
 
 
@@ -430,12 +441,10 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
 def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> Demo:
     """Personalize the shipped example and draw it in new scenes, beside its plain class word, into one sheet."""
     report = report or Report()
-    from namesake.edits.file import folder_for
-
-    place = folder_for(Path(output_dir))
     import numpy as np
 
     from namesake.data.pictures import read_pictures
+    from namesake.edits.file import filled
     from namesake.generate import generate
     from namesake.machine import peak_memory
     from namesake.sheet import contact_sheet, save_png
@@ -447,26 +456,27 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     example = examples[0]
     class_word = json.loads(example.with_suffix(".json").read_text())["class"]
     word = f"<my-{class_word.replace(' ', '-')}>"
-    clock = _Clock()
-    seen = read_pictures([example])
-    backbone = _backbone("picturebook", clock, report)
-    edit = finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report))
-    concept = place / f"{word.strip('<>')}.safetensors"
-    edit.save(concept)
-    article = "an" if class_word[0] in "aeiou" else "a"
-    names = [f"{article} {class_word}", word]
-    rows: list[list[np.ndarray | None]] = []
-    for name, one in zip(names, (None, edit), strict=True):
-        with clock("drawing"), report.bar(f"drawing {name}") as progress:
-            drawn = generate(backbone, [prompt.format(name) for prompt in DEMO_PROMPTS], one, progress=progress)
-        rows.append([seen[0].pixels if one is None else None, *(made.pixels for made in drawn)])
-    sheet = place / "sheet.png"
-    titles = ["the picture", *(prompt.format("...") for prompt in DEMO_PROMPTS)]
-    image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
-    save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
-    other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == "picturebook" else " --model picturebook"
-    command = f'namesake generate "{word} in the snow" --concept {shlex.quote(str(concept))}{other}'
-    return Demo(sheet, concept, clock.seconds, peak_memory(), command)
+    with filled(Path(output_dir)) as place:
+        clock = _Clock()
+        seen = read_pictures([example])
+        backbone = _backbone("picturebook", clock, report)
+        edit = finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report))
+        concept = place / f"{word.strip('<>')}.safetensors"
+        edit.save(concept)
+        article = "an" if class_word[0] in "aeiou" else "a"
+        names = [f"{article} {class_word}", word]
+        rows: list[list[np.ndarray | None]] = []
+        for name, one in zip(names, (None, edit), strict=True):
+            with clock("drawing"), report.bar(f"drawing {name}") as progress:
+                drawn = generate(backbone, [prompt.format(name) for prompt in DEMO_PROMPTS], one, progress=progress)
+            rows.append([seen[0].pixels if one is None else None, *(made.pixels for made in drawn)])
+        sheet = place / "sheet.png"
+        titles = ["the picture", *(prompt.format("...") for prompt in DEMO_PROMPTS)]
+        image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
+        save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
+        other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == "picturebook" else " --model picturebook"
+        command = f'namesake generate "{word} in the snow" --concept {shlex.quote(str(concept))}{other}'
+        return Demo(sheet, concept, clock.seconds, peak_memory(), command)
 
 
 def _examples() -> list[Path]:

@@ -10,6 +10,7 @@ import math
 import os
 import struct
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -115,6 +116,22 @@ def folder_for(folder: Path, option: str = "-o") -> Path:
         ) from None
     check_writable(folder, option)
     return folder
+
+
+@contextlib.contextmanager
+def filled(folder: Path, option: str = "-o") -> Iterator[Path]:
+    """A folder as `folder_for` gives it, to put files into; where none came into it, it goes again if it was made for them.
+
+    Raises:
+        Refusal: as `folder_for`.
+    """
+    made = [one for one in (folder, *folder.parents) if not os.path.exists(one)]
+    try:
+        yield folder_for(folder, option)
+    finally:
+        with contextlib.suppress(OSError):  # it holds something
+            for one in made:
+                one.rmdir()
 
 
 def check_writable(folder: Path, option: str = "-o") -> None:
