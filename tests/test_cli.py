@@ -147,7 +147,9 @@ def test_a_strip_shows_the_word_along_the_run(capsys, one_model, picture, monkey
 def test_a_guessed_class_and_a_word_never_seen_are_told_everywhere(capsys, one_model, backbone, picture, monkeypatch):
     """Not on terminals alone: a script's output has them too."""
     assert cli.main(["personalize", str(picture), "--steps", "0"]) == 0
-    assert 'taken for "object", as this model cannot see pictures' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'taken for "object", as this model cannot see pictures without openai/clip-vit-large-patch14' in said
+    assert "(hf download openai/clip-vit-large-patch14)" in said
     monkeypatch.setattr(
         type(backbone), "unknown_words", lambda _, prompt: ["zebra"] if "zebra" in prompt.split() else []
     )

@@ -589,6 +589,7 @@ def _teach(
     strip: "Callable[[int, Edit], None] | None" = None,
 ) -> "Edit":
     """The edit of a concept, by the method of that name; of several, where it learns several in a run."""
+    from namesake.backbone.backbone import CLIP
     from namesake.edits import check_word
     from namesake.methods import date
     from namesake.train import tune
@@ -639,7 +640,8 @@ def _teach(
         class_word = one.class_word
         if class_word is None:
             class_word, near = class_of(backbone, pixels)
-            reason = "it looks most like that" if near is not None else "this model cannot see pictures"
+            blind = f"this model cannot see pictures without {CLIP} (hf download {CLIP})"
+            reason = "it looks most like that" if near is not None else blind
             report.warn(_taken_for(class_word, reason))
         word = one.word or _word_for(backbone, class_word, [other.word for other in concepts])
         check_word(word, backbone.tokenizers)
