@@ -45,7 +45,6 @@ from namesake.evaluate.cold_start import (
     Arm,
     by_concept,
     condensed,
-    finished,
     key_of,
     mark_of,
     measure_concept,
@@ -66,7 +65,7 @@ from namesake.picturebook.scene import World
 from namesake.recipes import COLD_START, method_of, pretrain_recipes, tuning_of
 from namesake.train import pretrain, tune
 from namesake.train.examples import sentences
-from namesake.train.fit import Batch
+from namesake.train.fit import Batch, finished
 from namesake.train.tune import Method
 
 # The encoders of the ablations: what differs from the recipe's settings, and how many categories they see (0 for all).

@@ -42,7 +42,6 @@ from namesake.evaluate.cold_start import (
     Ruler,
     by_concept,
     chosen,
-    finished,
     key_of,
     mark_of,
     questions,
@@ -62,6 +61,7 @@ from namesake.picturebook.judge import Judge
 from namesake.picturebook.scene import STYLES, Scene, World, sample_pose, sample_style
 from namesake.recipes import class_pictures, method_of
 from namesake.sheet import contact_sheet, read_settings, save_png
+from namesake.train.fit import finished
 from namesake.train.tune import Method, personalize
 
 COARSE_STYLE = "illustration"  # the word that a style begins at

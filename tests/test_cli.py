@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,11 @@ from namesake.errors import Refusal
 from namesake.sheet import read_settings
 
 SMALL = ["--steps", "2", "--size", "64"]
+
+
+class Quiet(recipes.Report):
+    def warn(self, sentence: str) -> None:
+        """Nothing."""
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +79,7 @@ def refused(capsys, *arguments: str, words: tuple[str, ...] = (), status: int = 
     assert "Traceback" not in err
     for word in words:
         assert word in sentence
-    assert [path for path in sorted(Path().rglob("*")) if path.is_file()] == [p for p in before if p.is_file()]
+    assert sorted(Path().rglob("*")) == before
     return sentence
 
 
@@ -141,7 +147,9 @@ def test_a_strip_shows_the_word_along_the_run(capsys, one_model, picture, monkey
 def test_a_guessed_class_and_a_word_never_seen_are_told_everywhere(capsys, one_model, backbone, picture, monkeypatch):
     """Not on terminals alone: a script's output has them too."""
     assert cli.main(["personalize", str(picture), "--steps", "0"]) == 0
-    assert 'taken for "object", as this model cannot see pictures' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'taken for "object", as this model cannot see pictures without openai/clip-vit-large-patch14' in said
+    assert "(hf download openai/clip-vit-large-patch14)" in said
     monkeypatch.setattr(
         type(backbone), "unknown_words", lambda _, prompt: ["zebra"] if "zebra" in prompt.split() else []
     )
@@ -172,6 +180,9 @@ def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch)
     arguments = ["generate", "<it> on the beach", "--picture", str(picture), "--class", "cat", "--count", "1", *SMALL]
     assert cli.main(arguments) == 0
     assert [path.name for path in Path("out").iterdir()] == ["it-on-the-beach-0.png"]
+    capsys.readouterr()
+    assert cli.main([arguments[0], "<It> and <it>", *arguments[2:]]) == 0  # one word, however it is written
+    assert read_settings("out/it-and-it-0.png")["prompt"] == "<it> and <it>"
     capsys.readouterr()
     for prompt in ("a cat", "<a> and <b>"):
         refused(capsys, "generate", prompt, "--picture", str(picture), words=("angle brackets",))
@@ -205,6 +216,27 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
     assert "--concept 'my demo/my-cat.safetensors' --model picturebook\n" in capsys.readouterr().out
     monkeypatch.setattr(recipes, "_examples", list)
     refused(capsys, "demo", "-o", "demo", words=("no example",))
+
+
+def test_ctrl_c_while_learning_keeps_the_word_and_draws_no_pictures_of_it(capsys, one_model, picture, monkeypatch):
+    from namesake.train import fit
+
+    loss_of = fit.loss_of
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return loss_of(*arguments)
+
+    monkeypatch.setattr(fit, "loss_of", interrupted)
+    example = Path("example.png")
+    example.write_bytes(picture.read_bytes())
+    example.with_suffix(".json").write_text('{"class": "cat", "concept": 2000000000}')
+    monkeypatch.setattr(recipes, "_examples", lambda: [example])
+    for arguments in (["generate", "<it>", "--picture", str(picture), "--class", "cat"], ["demo"]):
+        refused(capsys, *arguments, words=("stopped",), status=130)
+    assert cli.main(["personalize", str(picture), "--class", "cat"]) == 0
+    assert "ended after 1 steps (by the user)" in capsys.readouterr().err
+    assert Edit.load("my-cat.safetensors").about.settings["steps"] == 1
 
 
 def test_a_picture_of_another_world_is_told_from_a_drawing(backbone, monkeypatch, picture, capsys):
@@ -248,6 +280,32 @@ def test_the_picture_book_tells_a_photograph_from_a_drawing_and_a_word_that_it_n
         said = [str(one.message) for one in recwarn if issubclass(one.category, UserWarning)]
         assert len(said) == len(wanted), said
         assert all(some in sentence for some, sentence in zip(wanted, said, strict=True))
+
+
+def test_a_word_made_of_the_class_is_one_that_can_be_used(backbone, picture, tmp_path):
+    """Cut to its length and not in the vocabulary, with an encoder and without one."""
+    import copy
+
+    from namesake.backbone import Backbone
+    from namesake.edits import check_word
+
+    long = " ".join(["lighthouse"] * 6)
+    words = [f"<my-{'-'.join(['lighthouse'] * 5)[:50]}{end}>" for end in ("", "-2", "-3")]
+    tokenizer = copy.deepcopy(backbone.tokenizers[0])
+    tokenizer.add_tokens([words[0], "<my-cat>"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(backbone), "tokenizers", (tokenizer,))
+        assert recipes._word_for(backbone, "cat") == "<my-cat-2>"
+        assert recipes._word_for(backbone, long) == words[1]
+        assert recipes._word_for(backbone, long, words[1:2]) == words[2]
+    shipped = Backbone.load("picturebook", device="cpu")
+    for encoder in (None, "none"):
+        made = recipes.personalize(
+            [picture], class_word=long, model=shipped, encoder=encoder, steps=0, output=tmp_path, report=Quiet()
+        )
+        assert made.edit.placeholders == (words[0],)
+        check_word(words[0], shipped.tokenizers)
+        assert Edit.load(made.path).placeholders == (words[0],)
 
 
 def test_show_says_what_a_concept_is(capsys, backbone, concept):
@@ -528,6 +586,11 @@ def test_bad_pictures_are_refused(capsys, tmp_path):
     refused(capsys, "personalize", "folder", words=("no pictures",))
     refused(capsys, "personalize", "dot.png", words=("1 x 1",))
     refused(capsys, "personalize", words=("PICTURE",))
+    Image.new("RGB", (64, 64)).save("here.png")  # which the current folder would give
+    method = ["--method", "dreambooth", "--prior", ""]
+    for arguments in ([""], ["here.png", ""], ["here.png", *method]):
+        refused(capsys, "personalize", *arguments, words=('empty name ""', "name a file"))
+    refused(capsys, "generate", "<it>", "--picture", "", words=('empty name ""', "name a file"))
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_out_first(capsys, tmp_path):
@@ -543,6 +606,12 @@ def test_prompts(capsys, one_model, concept):
     refused(capsys, "generate", "a cat " * 60 + "<my-cat>", *arguments, words=("too long", "<my-cat>"))
     assert cli.main(["generate", "a cat on the beach", *arguments]) == 0
     assert "does not hold the word <my-cat>" in capsys.readouterr().err.replace("\n", " ")
+    for prompt in ("<my-cat> in the snow", "<My-Cat> in the snow"):
+        assert cli.main(["generate", prompt, *arguments]) == 0
+        assert capsys.readouterr().err == ""
+    lower, upper = (np.asarray(Image.open(f"out/my-cat-in-the-snow-0{number}.png")) for number in ("", "-2"))
+    assert np.array_equal(lower, upper)
+    refused(capsys, "generate", "a cat " * 60 + "<MY-CAT>", *arguments, words=("too long", "<my-cat>"))
     assert cli.main(["generate", "<my-cat> with <your-cat>", *arguments]) == 0
     assert "No concept brings the word <your-cat>;" in capsys.readouterr().err.replace("\n", " ")
     assert cli.main(["generate", "<your-cat> on the beach", "--count", "1", *SMALL]) == 0
@@ -569,6 +638,40 @@ def test_a_concept_of_other_weights(capsys, monkeypatch, sd15, concept):
     assert cli.main(["show", str(concept), "--model", "other"]) == 0  # as wide, and yet another table of words
     assert "not known for other," in capsys.readouterr().out
     assert cli.main([*arguments, "--any-base"]) == 0
+
+
+def test_pictures_are_written_batch_by_batch(capsys, monkeypatch, one_model, backbone, concept):
+    from namesake import generate
+    from namesake.edits import edited
+    from namesake.sheet import contact_sheet
+
+    monkeypatch.setattr(generate, "BATCH_ROWS", 2)
+    edit, prompt = Edit.load(concept), "<my-cat> in the snow"
+    arguments = ["generate", prompt, "--concept", str(concept), "--count", "5", "--steps", "2", "--size", "320"]
+    wanted = [one.pixels for one in generate.generate(backbone, prompt, edit, count=5, steps=2, size=320)]
+    assert cli.main([*arguments, "-o", "whole"]) == 0
+    found = [np.asarray(Image.open(f"whole/my-cat-in-the-snow-{seed}.png")) for seed in range(5)]
+    assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+    captions = [["seed 0", "seed 1", "seed 2"], ["seed 3", "seed 4"]]
+    sheet = contact_sheet([wanted[:3], wanted[3:]], captions=captions, title=prompt, cell=256)
+    assert np.array_equal(np.asarray(Image.open("whole/my-cat-in-the-snow-sheet.png")), np.asarray(sheet))
+
+    sample, done = generate._sample, []
+
+    def stopped(*given):
+        done.append(len(list(Path("part").glob("*.png"))))
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return sample(*given)
+
+    monkeypatch.setattr(generate, "_sample", stopped)
+    assert cli.main([*arguments, "-o", "part"]) == 130
+    assert done == [0, 2, 4]
+    assert capsys.readouterr().err == "namesake: stopped\n"
+    for seed in range(4):
+        assert read_settings(f"part/my-cat-in-the-snow-{seed}.png")["seed"] == seed
+    with edited(backbone, edit):  # the model is free again
+        pass
 
 
 def test_a_full_disk_leaves_nothing_behind(capsys, monkeypatch, one_model):

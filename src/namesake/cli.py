@@ -33,7 +33,8 @@ app.add_typer(picturebook, name="picturebook")
 # What typer raises for a command line that it cannot read. Newer versions carry click inside, and name it nowhere.
 Unreadable: Any = typer.BadParameter.__mro__[2]
 
-Pictures = Annotated[list[Path], typer.Argument(metavar="PICTURE", help="One picture or several of one thing.")]
+# Text, as a Path would make the current folder of an empty name.
+Pictures = Annotated[list[str], typer.Argument(metavar="PICTURE", help="One picture or several of one thing.")]
 Model = Annotated[
     str,
     typer.Option(
@@ -74,7 +75,7 @@ def personalize(
         ),
     ] = False,
     prior: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(metavar="DIR", help="Pictures of the class, instead of those that the model draws of it itself."),
     ] = None,
     mask: Annotated[
@@ -140,7 +141,7 @@ def generate(
         list[Path] | None, typer.Option(metavar="FILE", help="A concept file; give it again for a second one.")
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Personalize this picture first, and keep no file.")
+        str | None, typer.Option(metavar="FILE", help="Personalize this picture first, and keep no file.")
     ] = None,
     class_word: Class = None,
     model: Model = "picturebook",

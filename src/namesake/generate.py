@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,6 @@ class Picture:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-@torch.no_grad()
 def generate(
     backbone: "Backbone",
     prompt: str | Sequence[str],
@@ -79,6 +78,46 @@ def generate(
         UserWarning: a prompt that is cut off, a word that the model never saw, a picture that the model's own safety
             checker blacked out.
     """
+    return list(
+        drawn(
+            backbone,
+            prompt,
+            edit,
+            count=count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            blend=blend,
+            scale=scale,
+            scheduler=scheduler,
+            size=size,
+            progress=progress,
+        )
+    )
+
+
+@torch.no_grad()
+def drawn(
+    backbone: "Backbone",
+    prompt: str | Sequence[str],
+    edit: "Edit | Sequence[Edit] | None" = None,
+    *,
+    count: int = 1,
+    seed: int = 0,
+    steps: int = 25,
+    guidance: float | None = None,
+    negative: str = "",
+    blend: float | None = None,
+    scale: float = 1.0,
+    scheduler: str = "dpm++",
+    size: int | tuple[int, int] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Generator[Picture, None, None]:
+    """The pictures of `generate`, those of each batch as soon as they are drawn, so that a long run need not be kept.
+
+    The edit stays on the model until the last one is taken or the iterator is closed.
+    """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     guidance = backbone.guidance if guidance is None else guidance
     height, width = _size(backbone, size)
@@ -105,12 +144,11 @@ def generate(
             for one in edits
         ]
     for word in dict.fromkeys(word for text in (*prompts, negative) for word in backbone.unknown_words(text)):
-        warnings.warn(f'The model {backbone.name} never saw the word "{word}".', stacklevel=3)
+        warnings.warn(f'The model {backbone.name} never saw the word "{word}".', stacklevel=4)
 
     context: Any = nullcontext() if edit is None else edited(backbone, *edits, blend=blend, scale=scale)
     jobs = [(row, seed + place) for row in range(len(prompts)) for place in range(count)]
     batch = max(1, min(BATCH_ROWS, BATCH_PIXELS // (height * width)))
-    pictures: list[Picture] = []
     with context:
         text = backbone.text(prompts)
         empty = backbone.against(negative, text) if guidance > 1 else None
@@ -128,18 +166,15 @@ def generate(
                 (height // backbone.factor, width // backbone.factor),
                 _share(progress, start, len(chunk), len(jobs), steps),
             )
-            drawn = backbone.decode(latents)
-            objections = backbone.screened(drawn)
+            pixels = backbone.decode(latents)
+            objections = backbone.screened(pixels)
             if any(objections):
                 warnings.warn(
-                    "The model's safety checker blacked out a picture; try another seed or prompt.", stacklevel=3
+                    "The model's safety checker blacked out a picture; try another seed or prompt.", stacklevel=4
                 )
-            drawn[torch.tensor(objections)] = 0
-            pictures += [
-                Picture(pixels, prompts[row], number, dict(settings))
-                for pixels, (row, number) in zip(drawn.numpy(), chunk, strict=True)
-            ]
-    return pictures
+            pixels[torch.tensor(objections)] = 0
+            for one, (row, number) in zip(pixels.numpy(), chunk, strict=True):
+                yield Picture(one, prompts[row], number, dict(settings))
 
 
 def _sample(

@@ -5,6 +5,7 @@ says meanwhile goes through a `Report`.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 # almost exactly, photographs have none. Measured on 240 unseen drawings: 0.1 to 1.6; on 18 cuts of two photographs: 2.4
 # to 5.9. Their mean errors overlap (drawings up to 10, photographs from 8).
 OWN_WORLD = {"picturebook": 2.0}
+
+CELL = 256  # pixels a side of a picture on the sheet of a prompt
 
 COLD_START = "cold-start"  # the method where no encoder is at hand
 
@@ -189,12 +192,15 @@ def personalize(
         )
         seen = [[next(masked) for _ in some] for some in seen]
     # Hundreds of photographs at their full size would fill the memory; no model draws larger.
-    beside = [read_pictures([path], side=1024) if path else [] for path in priors]
+    beside = [read_pictures([path], side=1024) if path is not None else [] for path in priors]
     asked = [_Asked(*one) for one in zip(seen, words, classes, beside, strict=True)]
     clock = _Clock()
     backbone = _backbone(model, clock, report)
     drawn = _Strip(backbone, clock) if strip else None
     edit = _teach(backbone, asked, clock, report, steps, seed, method, until_settled, encoder, drawn)
+    if ended := edit.about.settings.get("ended"):
+        tell = report.say if until_settled else report.warn
+        tell(f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is.")
     sheet = None
     if output is not None:
         if output.is_dir():
@@ -273,7 +279,7 @@ def generate_pictures(
 ) -> list[Path]:
     """Write `count` pictures of a prompt, each a PNG that says how it was made, and a contact sheet of them.
 
-    concepts: concept files whose words the prompt may hold. picture: a picture to personalize first, for this call
+    concepts: concept files whose words the prompt may hold, in capitals too. picture: a picture to personalize first, for this call
     only; it answers to the word in angle brackets in the prompt, and class_word says what it is. blend: 0 (only the
     real word) to 1 (only the new word), by default the concept's own. scale: the factor on weight offsets, -10 to 10.
     size: pixels a side. any_base: also on other weights of the same architecture. No file is ever overwritten.
@@ -292,6 +298,8 @@ def generate_pictures(
         raise Refusal('The prompt is empty; say what to draw, such as "<my-cat> on the beach".')
     if not prompt.isprintable():
         raise Refusal("The prompt holds control characters; write it on one line.")
+    # New words are lower case, as CLIP's tokenizers read all text; not every version of these lowers an added word too.
+    prompt = re.sub(r"<[^<>\s]*>", lambda found: found[0].lower(), prompt)
     word = None
     if picture is not None:
         held = sorted(set(re.findall(r"<[^<>\s]*>", prompt)))
@@ -304,70 +312,80 @@ def generate_pictures(
             )
         word = held[0]
         _well_formed(word)
+    import numpy as np
+
     from namesake.data.pictures import read_pictures
     from namesake.edits import Edit, check_base
-    from namesake.edits.file import folder_for
-    from namesake.generate import generate
-    from namesake.sheet import contact_sheet, save_png
+    from namesake.edits.file import filled
+    from namesake.generate import drawn
+    from namesake.sheet import contact_sheet, save_png, thumbnail
+    from namesake.train.fit import finished
 
     edits = [Edit.load(path) for path in concepts]
     seen = read_pictures([picture]) if picture is not None else []
-    place = folder_for(Path(output_dir))
-    for one in edits:
-        for name in one.placeholders:
-            if name not in prompt:
-                report.warn(f"The prompt does not hold the word {name}, so that concept is not asked for.")
-    clock = _Clock()
-    backbone = _backbone(model, clock, report)
-    backbone.scheduler(scheduler)
-    if size is not None and size % backbone.multiple:
-        raise Refusal(f"The size is {size}; a multiple of {backbone.multiple} is wanted by the model {backbone.name}.")
-    for one in edits:
-        check_base(one, backbone, any_base)
-    if seen:
-        edits = [_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed)]
-    _check_prompt(backbone, prompt, edits, report)
-    if any_base:  # checked above; without a sketch it passes for any weights of its architecture
-        edits = [replace(one, about=replace(one.about, sketch=None)) for one in edits]
-    with report.bar("drawing") as progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say of the prompt has been said
-        drawn = generate(
-            backbone,
-            prompt,
-            edits or None,
-            count=count,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            blend=blend,
-            scale=scale,
-            scheduler=scheduler,
-            size=size,
-            progress=progress,
-        )
-    paths = []
-    for made in drawn:
-        if not made.pixels.any():
+    with filled(Path(output_dir)) as place:
+        for one in edits:
+            for name in one.placeholders:
+                if name not in prompt:
+                    report.warn(f"The prompt does not hold the word {name}, so that concept is not asked for.")
+        clock = _Clock()
+        backbone = _backbone(model, clock, report)
+        backbone.scheduler(scheduler)
+        if size is not None and size % backbone.multiple:
+            raise Refusal(
+                f"The size is {size}; a multiple of {backbone.multiple} is wanted by the model {backbone.name}."
+            )
+        for one in edits:
+            check_base(one, backbone, any_base)
+        if seen:
+            edits = [finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed))]
+        _check_prompt(backbone, prompt, edits, report)
+        if any_base:  # checked above; without a sketch it passes for any weights of its architecture
+            edits = [replace(one, about=replace(one.about, sketch=None)) for one in edits]
+        paths: list[Path] = []
+        shown: list[np.ndarray] = []
+        black: list[int] = []
+        # Each is in its file before the next batch is drawn: a long run can be stopped, and is not kept in memory.
+        with report.bar("drawing") as progress, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say of the prompt has been said
+            pictures = drawn(
+                backbone,
+                prompt,
+                edits or None,
+                count=count,
+                seed=seed,
+                steps=steps,
+                guidance=guidance,
+                blend=blend,
+                scale=scale,
+                scheduler=scheduler,
+                size=size,
+                progress=progress,
+            )
+            with closing(pictures):
+                for made in pictures:
+                    path = _unused(place / f"{_slug(prompt)}-{made.seed}.png")
+                    save_png(made.pixels, path, {**made.settings, "prompt": made.prompt, "seed": made.seed})
+                    paths.append(path)
+                    shown.append(thumbnail(made.pixels, CELL))
+                    if not made.pixels.any():
+                        black.append(made.seed)
+        for number in black:
             screened = getattr(backbone.pipeline, "safety_checker", None) is not None
             why = "as a model's safety checker leaves it" if screened else "which concepts that are too strong can do"
-            report.warn(f"The picture with seed {made.seed} is black, {why}.")
-        path = _unused(place / f"{_slug(prompt)}-{made.seed}.png")
-        save_png(made.pixels, path, {**made.settings, "prompt": made.prompt, "seed": made.seed})
-        paths.append(path)
-    if len(drawn) > 1:
-        columns = min(len(drawn), max(2, math.ceil(math.sqrt(len(drawn)))))
-        rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
-        sheet = contact_sheet(
-            [[one.pixels for one in row] for row in rows],
-            captions=[[f"seed {one.seed}" for one in row] for row in rows],
-            title=prompt,
-            cell=256,
-        )
-        import numpy as np
-
-        path = _unused(place / f"{_slug(prompt)}-sheet.png")
-        save_png(np.asarray(sheet), path, {"prompt": prompt, "seed": seed, "model": backbone.name})
-        paths.append(path)
+            report.warn(f"The picture with seed {number} is black, {why}.")
+        if count > 1:
+            columns = min(count, max(2, math.ceil(math.sqrt(count))))
+            starts = range(0, count, columns)
+            sheet = contact_sheet(
+                [shown[i : i + columns] for i in starts],
+                captions=[[f"seed {seed + j}" for j in range(i, min(i + columns, count))] for i in starts],
+                title=prompt,
+                cell=CELL,
+            )
+            path = _unused(place / f"{_slug(prompt)}-sheet.png")
+            save_png(np.asarray(sheet), path, {"prompt": prompt, "seed": seed, "model": backbone.name})
+            paths.append(path)
     return paths
 
 
@@ -423,15 +441,14 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
 def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> Demo:
     """Personalize the shipped example and draw it in new scenes, beside its plain class word, into one sheet."""
     report = report or Report()
-    from namesake.edits.file import folder_for
-
-    place = folder_for(Path(output_dir))
     import numpy as np
 
     from namesake.data.pictures import read_pictures
+    from namesake.edits.file import filled
     from namesake.generate import generate
     from namesake.machine import peak_memory
     from namesake.sheet import contact_sheet, save_png
+    from namesake.train.fit import finished
 
     examples = _examples()
     if not examples:
@@ -439,26 +456,27 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     example = examples[0]
     class_word = json.loads(example.with_suffix(".json").read_text())["class"]
     word = f"<my-{class_word.replace(' ', '-')}>"
-    clock = _Clock()
-    seen = read_pictures([example])
-    backbone = _backbone("picturebook", clock, report)
-    edit = _teach(backbone, [_Asked(seen, word, class_word)], clock, report)
-    concept = place / f"{word.strip('<>')}.safetensors"
-    edit.save(concept)
-    article = "an" if class_word[0] in "aeiou" else "a"
-    names = [f"{article} {class_word}", word]
-    rows: list[list[np.ndarray | None]] = []
-    for name, one in zip(names, (None, edit), strict=True):
-        with clock("drawing"), report.bar(f"drawing {name}") as progress:
-            drawn = generate(backbone, [prompt.format(name) for prompt in DEMO_PROMPTS], one, progress=progress)
-        rows.append([seen[0].pixels if one is None else None, *(made.pixels for made in drawn)])
-    sheet = place / "sheet.png"
-    titles = ["the picture", *(prompt.format("...") for prompt in DEMO_PROMPTS)]
-    image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
-    save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
-    other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == "picturebook" else " --model picturebook"
-    command = f'namesake generate "{word} in the snow" --concept {shlex.quote(str(concept))}{other}'
-    return Demo(sheet, concept, clock.seconds, peak_memory(), command)
+    with filled(Path(output_dir)) as place:
+        clock = _Clock()
+        seen = read_pictures([example])
+        backbone = _backbone("picturebook", clock, report)
+        edit = finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report))
+        concept = place / f"{word.strip('<>')}.safetensors"
+        edit.save(concept)
+        article = "an" if class_word[0] in "aeiou" else "a"
+        names = [f"{article} {class_word}", word]
+        rows: list[list[np.ndarray | None]] = []
+        for name, one in zip(names, (None, edit), strict=True):
+            with clock("drawing"), report.bar(f"drawing {name}") as progress:
+                drawn = generate(backbone, [prompt.format(name) for prompt in DEMO_PROMPTS], one, progress=progress)
+            rows.append([seen[0].pixels if one is None else None, *(made.pixels for made in drawn)])
+        sheet = place / "sheet.png"
+        titles = ["the picture", *(prompt.format("...") for prompt in DEMO_PROMPTS)]
+        image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
+        save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
+        other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == "picturebook" else " --model picturebook"
+        command = f'namesake generate "{word} in the snow" --concept {shlex.quote(str(concept))}{other}'
+        return Demo(sheet, concept, clock.seconds, peak_memory(), command)
 
 
 def _examples() -> list[Path]:
@@ -571,6 +589,7 @@ def _teach(
     strip: "Callable[[int, Edit], None] | None" = None,
 ) -> "Edit":
     """The edit of a concept, by the method of that name; of several, where it learns several in a run."""
+    from namesake.backbone.backbone import CLIP
     from namesake.edits import check_word
     from namesake.methods import date
     from namesake.train import tune
@@ -612,17 +631,19 @@ def _teach(
             report.warn(_taken_for(edit.about.class_word or "", "the encoder's prediction is nearest to that"))
         if one.word is None:
             # Named after the class, else after the last real word that the prediction is nearest to, the thing's.
-            edit = date.renamed(edit, _word_for(one.class_word or (edit.about.class_word or "").rpartition(" ")[2]))
-        return _told(edit, report, until_settled)
+            thing = one.class_word or (edit.about.class_word or "").rpartition(" ")[2]
+            edit = date.renamed(edit, _word_for(backbone, thing))
+        return edit
     method = method_of(name or COLD_START, backbone.kind)
     concepts: list[tune.Shown] = []
     for one, (pixels, masks) in zip(asked, looks, strict=True):
         class_word = one.class_word
         if class_word is None:
             class_word, near = class_of(backbone, pixels)
-            reason = "it looks most like that" if near is not None else "this model cannot see pictures"
+            blind = f"this model cannot see pictures without {CLIP} (hf download {CLIP})"
+            reason = "it looks most like that" if near is not None else blind
             report.warn(_taken_for(class_word, reason))
-        word = one.word or _word_for(class_word, [other.word for other in concepts])
+        word = one.word or _word_for(backbone, class_word, [other.word for other in concepts])
         check_word(word, backbone.tokenizers)
         concepts.append(tune.Shown(pixels, word, class_word, masks))
     if method.prior and method.prior_weight and steps != 0:
@@ -639,26 +660,19 @@ def _teach(
     if until_settled:
         options["dvar"] = tune.Dvar.of(method.steps if steps is None else steps)
     with clock("learning"), report.bar(f"learning {' '.join(one.word for one in concepts)}") as progress:
-        edit = tune.learn(backbone, method, concepts, progress=progress, **options)
-    return _told(edit, report, until_settled)
+        return tune.learn(backbone, method, concepts, progress=progress, **options)
 
 
 def _taken_for(class_word: str, reason: str) -> str:
     return f'The picture is taken for "{class_word}", as {reason}; say better with --class.'
 
 
-def _word_for(class_word: str, taken: Sequence[str] = ()) -> str:
-    """The new word for a class, such as <my-cat>, and <my-cat-2> where that is taken."""
+def _word_for(backbone: "Backbone", class_word: str, taken: Sequence[str] = ()) -> str:
+    """The new word for a class, such as <my-cat>, and <my-cat-2> where that is taken or in the model's vocabulary."""
     name = "-".join(re.findall("[a-z0-9]+", class_word.lower())) or "thing"
-    return next(word for n in range(len(taken) + 1) if (word := f"<my-{name}{f'-{n + 1}' * (n > 0)}>") not in taken)
-
-
-def _told(edit: "Edit", report: Report, until_settled: bool = False) -> "Edit":
-    """Tell where a tuning ended early."""
-    if ended := edit.about.settings.get("ended"):
-        tell = report.say if until_settled else report.warn
-        tell(f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is.")
-    return edit
+    name = name[:50].rstrip("-")  # with brackets and number at most the 64 characters of a word
+    known = set(taken).union(*(tokenizer.get_vocab() for tokenizer in backbone.tokenizers))
+    return next(word for n in itertools.count(1) if (word := f"<my-{name}{f'-{n}' * (n > 1)}>") not in known)
 
 
 def method_of(name: str, model: str) -> "Method":

@@ -125,13 +125,16 @@ def _a1111(metadata: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _fitted(pixels: UInt8[np.ndarray, "H W 3"], cell: int) -> Image.Image:
+def thumbnail(pixels: UInt8[np.ndarray, "H W 3"], cell: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """As much of a picture as a sheet with cells of `cell` pixels a side shows: a larger one is brought down to it."""
     image = Image.fromarray(pixels)
-    longest = max(image.size)
-    if longest > cell:
-        image.thumbnail((cell, cell), Image.Resampling.LANCZOS)
-        return image
-    factor = cell // longest
+    image.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _fitted(pixels: UInt8[np.ndarray, "H W 3"], cell: int) -> Image.Image:
+    image = Image.fromarray(thumbnail(pixels, cell))
+    factor = cell // max(image.size)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 

@@ -166,6 +166,7 @@ NOTES = {
     "an infinite alpha": (set_part(1, "alpha", float("inf")), "for alpha"),
     "an alpha beyond floats": (set_part(1, "alpha", 10**400), "absurd"),
     "a malformed word": (set_part(0, "placeholder", "cat"), "malformed"),
+    "a word of 70 letters": (set_part(0, "placeholder", f"<{'a' * 68}>"), "malformed"),
     "a word that it lacks": (set_part(1, "words", ["<dog>"]), "lacks"),
     "words that are numbers": (set_part(1, "words", [1]), "no text"),
     "another place": (set_part(2, "where", "everywhere"), "everywhere"),
@@ -202,7 +203,15 @@ TENSORS = {
     "integers": (put("0.vectors.0", torch.ones(2, 32, dtype=torch.int64)), "type"),
     "no values": (put("0.vectors.0", torch.ones(0, 32)), "shape"),
     "tensors of no part": (put("9.vectors.0", torch.ones(2, 32)), "no part"),
-    "too many vectors": (put("0.vectors.0", torch.ones(5000, 32)), "n from 1"),
+    "too many vectors": (put("0.vectors.0", torch.ones(5000, 32)), "n, width"),
+    "a word that is too wide": (put("0.vectors.0", torch.ones(1, 2**14 + 1)), "n, width"),
+    "an offset that takes too much": (put(f"1.down.{SITE}", torch.ones(1, 2**16 + 1)), "rank, in"),
+    "an offset that gives too much": (put(f"1.up.{SITE}", torch.ones(2**16 + 1, 1)), "out, rank"),
+    "an offset that is a vector": (put(f"1.up.{SITE}", torch.ones(4)), "out, rank"),
+    "weights of five axes": (put("3.weight.unet.conv_in.bias", torch.ones(1, 1, 1, 1, 1)), "at most four axes"),
+    "a kernel that is too wide": (put("3.weight.unet.conv_in.weight", torch.ones(1, 1, 17, 1)), "at most four axes"),
+    "a tensor of no kind": (put("0.secret", torch.ones(1)), "no kind"),
+    "a long sketch": (put("sketch", torch.ones(1025)), "1025"),
     "a short sketch": (put("sketch", torch.ones(10)), "sketch"),
 }
 
@@ -212,6 +221,36 @@ def test_hostile_tensors(file, case):
     change, words = TENSORS[case]
     with pytest.raises(Refusal, match=words):
         Edit.load(rewritten(file, tensors=change))
+
+
+LARGE = {
+    "a word of half a million vectors": {"0.vectors.0": [2**19, 2**10]},
+    "a word of a thousand text encoders": {f"0.vectors.{i}": [64, 2**14] for i in range(1000)},
+    "offsets that take too much together": {f"1.down.{i}": [1024, 2**16] for i in range(5)},
+    "offsets that give too much together": {f"1.up.{i}": [2**16, 1024] for i in range(5)},
+    "a weight of 16 billion": {"3.weight.unet.conv_in.weight": [2**17, 2**16, 2, 1]},
+    "weights of 9 billion together": {f"3.weight.{i}": [2**16, 2**15] for i in range(4)},
+    "tensors of no part": {"9.vectors.0": [64, 1024]},
+    "half of an offset": {"1.down.a": [1024, 2**16]},
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_shapes_are_judged_before_values_are_read(file, case, monkeypatch):
+    """A file with holes costs its writer nothing, and its reader what it declares."""
+
+    def read(_):
+        raise AssertionError("the values were read")
+
+    monkeypatch.setattr("safetensors.torch.load_file", read)
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header |= {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in LARGE[case].items()}
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    with pytest.raises(Refusal, match="damaged or not a concept"):
+        Edit.load(file)
 
 
 def test_sites_that_do_not_exist(xl, concept, file):

@@ -88,11 +88,16 @@ def read_pictures(paths: Iterable[Path | str], mask_from_alpha: bool = False, si
     to a short side of `side` pixels as it is read, where one is given.
 
     A folder is not searched below its first level; what does not end like a picture there is passed over.
-    Raises Refusal for a folder without pictures and for everything that `read_picture` refuses.
+    Raises Refusal for an empty name, a folder without pictures and for everything that `read_picture` refuses.
     """
     suffixes = _suffixes()
     pictures = []
-    for path in map(Path, paths):
+    for named in paths:
+        if named == "":  # a Path would take it for the current folder
+            raise Refusal(
+                'A picture has the empty name "", as a shell variable that is not set leaves it; name a file or a folder.'
+            )
+        path = Path(named)
         found = [path]
         if _is_dir(path):
             try:

@@ -10,14 +10,25 @@ import math
 import os
 import struct
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from namesake.edits.kinds import MAX_RANK, About, Edit, LowRankEdit, Part, SecondPath, TokenEdit, WeightEdit
-from namesake.edits.words import WORD
+from namesake.edits.kinds import (
+    MAX_RANK,
+    MAX_VECTORS,
+    About,
+    Edit,
+    LowRankEdit,
+    Part,
+    SecondPath,
+    TokenEdit,
+    WeightEdit,
+)
+from namesake.edits.words import check_word
 from namesake.errors import Refusal
 
 FORMAT = 1
@@ -26,6 +37,16 @@ KINDS: dict[type, str] = {TokenEdit: "word", LowRankEdit: "low rank", SecondPath
 MAX_TEXT = 500  # letters of a word, a class, a name; what is longer says nothing to a person
 MAX_NOTE = 2**20  # letters of the description; its settings tell a few words of each picture, and folders are large
 STORED = {"F16", "BF16", "F32", "F64"}
+# Of each kind of tensor its axes, the most along each, and the most values in all of that kind together. The widest of
+# SDXL: a word of 1,280, a convolution that takes 23,040, a table of 49,408 rows, 3.4 billion weights in all. Low rank is
+# no use beyond 2**28: there the whole weights of SDXL's cross-attentions are smaller.
+LIMITS: dict[str, tuple[str, tuple[int, ...], int]] = {
+    "sketch": ("[values]", (1024,), 1024),
+    "vectors": ("[n, width]", (MAX_VECTORS, 2**14), 2**24),
+    "down": ("[rank, in]", (MAX_RANK, 2**16), 2**28),
+    "up": ("[out, rank]", (2**16, MAX_RANK), 2**28),
+    "weight": ("at most four axes", (2**17, 2**16, 16, 16), 2**32),
+}
 
 
 # Writing
@@ -97,6 +118,22 @@ def folder_for(folder: Path, option: str = "-o") -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def filled(folder: Path, option: str = "-o") -> Iterator[Path]:
+    """A folder as `folder_for` gives it, to put files into; where none came into it, it goes again if it was made for them.
+
+    Raises:
+        Refusal: as `folder_for`.
+    """
+    made = [one for one in (folder, *folder.parents) if not os.path.exists(one)]
+    try:
+        yield folder_for(folder, option)
+    finally:
+        with contextlib.suppress(OSError):  # it holds something
+            for one in made:
+                one.rmdir()
+
+
 def check_writable(folder: Path, option: str = "-o") -> None:
     """Refuse a folder that cannot be written to, by trying, so that a long work is not done in vain."""
     trial = folder / f".namesake-{uuid.uuid4().hex[:8]}"
@@ -156,6 +193,8 @@ def load(path: Path) -> Edit:
     try:
         header = _header(path)
         note, shapes = _note(path, header), _shapes(path, header)
+        # All but the values is judged first: a small file can declare gigabytes, and reading them takes as much memory.
+        _edit(path, note, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
         tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
     except OSError as reason:
         raise Refusal(f"The concept file {_printable(path)} cannot be read: {reason.strerror or reason}.") from None
@@ -236,6 +275,7 @@ def _note(path: Path, header: dict[str, Any]) -> dict[str, Any]:
 
 def _shapes(path: Path, header: dict[str, Any]) -> dict[str, list[int]]:
     shapes = {}
+    values = dict.fromkeys(LIMITS, 0)
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -244,9 +284,18 @@ def _shapes(path: Path, header: dict[str, Any]) -> dict[str, list[int]]:
             _refuse(path, f"its tensor {name} has no proper shape")
         if not isinstance(entry.get("dtype"), str) or entry["dtype"] not in STORED:
             _refuse(path, f"its tensor {name} is of type {str(entry.get('dtype'))[:20]!r}")
-        kind, rank = name.partition(".")[2].partition(".")[0], {"down": 0, "up": -1}
-        if kind in rank and not (len(shape) == 2 and shape[rank[kind]] <= MAX_RANK):
-            _refuse(path, f"its tensor {name} has the shape {shape}, a rank of at most {MAX_RANK} is allowed")
+        kind = name if name == "sketch" else name.partition(".")[2].partition(".")[0]
+        if kind not in LIMITS:
+            _refuse(path, f"its tensor {name} is of no kind that this version knows")
+        axes, most, together = LIMITS[kind]
+        right = len(shape) <= 4 if kind == "weight" else len(shape) == len(most)
+        if not right or any(n > limit for n, limit in zip(shape, most, strict=False)):
+            _refuse(
+                path, f"its tensor {name} has the shape {str(shape)[:60]}, where {axes} up to {list(most)} is allowed"
+            )
+        values[kind] += math.prod(shape)
+        if values[kind] > together:
+            _refuse(path, f"its tensors like {name} hold more than the {together:,} values that are allowed")
         shapes[name] = shape
     return shapes
 
@@ -303,8 +352,7 @@ def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
             used += len(own)
             if kind is TokenEdit:
                 placeholder = field(part, "placeholder", (str,))
-                if not WORD.fullmatch(placeholder):
-                    _refuse(path, f"its word {placeholder[:40]!r} is malformed")
+                check_word(placeholder, ())
                 vectors = tuple(own[f"vectors.{i}"] for i in range(len(own)))
                 if any(v.ndim != 2 for v in vectors):
                     _refuse(path, "the vectors of its word are not [n, width]")

@@ -50,6 +50,7 @@ from namesake.picturebook.scene import (
     sample_second,
     sample_style,
 )
+from namesake.train.fit import finished
 
 if TYPE_CHECKING:
     from namesake.backbone import Backbone
@@ -359,14 +360,6 @@ def measure_concept(
         "arms": results,
     }
     return figures, shown, reference
-
-
-def finished(edit: "Edit") -> "Edit":
-    """An edit that is to be measured. A tuning keeps what it has when Ctrl-C ends it; a measurement ends with it, or what is
-    half tuned would be taken for the whole."""
-    if edit.about.settings.get("ended") == "by the user":
-        raise KeyboardInterrupt
-    return edit
 
 
 def mark_of(backbone: "Backbone", judge: Judge) -> str:

@@ -465,6 +465,15 @@ def _rate(phase: Phase, name: str, progress: float) -> float:
     return phase.rates.get(name, 0.0) * (phase.fall + (1 - phase.fall) * along)
 
 
+def finished(edit: Edit) -> Edit:
+    """An edit that more is to be made of at once: pictures, or figures. `fit` keeps what it has when Ctrl-C ends it; here
+    the Ctrl-C is raised, or what is half tuned would be taken for the whole.
+    """
+    if edit.about.settings.get("ended") == "by the user":
+        raise KeyboardInterrupt
+    return edit
+
+
 @contextmanager
 def patient() -> Iterator[Callable[[], bool]]:
     """Ctrl-C is remembered instead of raised, so that no step is left half done; the second one is raised.

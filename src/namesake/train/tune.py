@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
+from namesake.backbone.backbone import CLIP
 from namesake.data.prompts import TEMPLATES
 from namesake.edits import Edit, LowRankEdit, Part, SecondPath, Site, TokenEdit, about, layer_sites, text_sites
 from namesake.edits.base import embedding, layer_at, text_rooms
@@ -307,8 +308,8 @@ class Shown:
         class_word, near = class_of(backbone, pictures)
         if near is None:
             warnings.warn(
-                f'The model cannot see pictures, so this one is taken for "{class_word}"; say what it shows with the '
-                "class.",
+                f"The model cannot see pictures without {CLIP} (hf download {CLIP}), so this one is taken for "
+                f'"{class_word}"; say what it shows with the class.',
                 stacklevel=4,
             )
         return replace(self, class_word=class_word)
