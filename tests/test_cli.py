@@ -6,11 +6,13 @@ import os
 import resource
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from namesake import cli, recipes
@@ -221,6 +223,48 @@ def test_a_picture_of_another_world_is_told_from_a_drawing(backbone, monkeypatch
     recipes.personalize([picture], class_word="cat", model=backbone, steps=0, report=Listening())
     assert len(said) == 1
     assert "--model" in said[0]
+
+
+def test_many_photographs_are_brought_down_and_encoded_a_few_at_a_time(backbone, monkeypatch, tmp_path):
+    """Five hundred of a phone's at their full size have 18 GB, and the autoencoder takes a gigabyte for each."""
+    large, small = np.random.default_rng(0).integers(0, 255, (1300, 1100, 3), dtype=np.uint8), tmp_path / "small.png"
+    inside = np.zeros((1300, 1100), np.uint8)
+    inside[650:] = 255
+    Image.fromarray(large).save(tmp_path / "large.png")
+    Image.fromarray(inside).save(tmp_path / "mask.png")
+    Image.fromarray(large[:300, :1024]).save(small)
+    Image.new("L", (1024, 300), 255).save(tmp_path / "whole.png")
+    asked, teach = [], recipes._teach
+
+    def stop(_, concepts, *rest):
+        asked.extend(concepts)
+        raise Refusal("Enough.")
+
+    monkeypatch.setattr(recipes, "_teach", stop)
+    masks = [tmp_path / "mask.png", tmp_path / "whole.png"]
+    with pytest.raises(Refusal, match="Enough"):
+        recipes.personalize([tmp_path / "large.png", small], class_word="cat", model=backbone, mask=masks)
+    first, second = asked[0].seen
+    assert first.pixels.shape == (1210, 1024, 3)
+    assert first.mask.shape == (1210, 1024)
+    assert (first.mask[:604].any(), first.mask[606:].all()) == (False, True)
+    assert np.array_equal(second.pixels, large[:300, :1024])
+
+    monkeypatch.setattr(recipes, "_teach", teach)
+    monkeypatch.setattr(backbone, "_card", {**backbone._card, "kind": "drawn"})
+    monkeypatch.setattr(recipes, "OWN_WORLD", {"drawn": 100.0})
+    encode, sizes = backbone.encode, []
+    monkeypatch.setattr(backbone, "encode", lambda some, *rest: (sizes.append(len(some)), encode(some, *rest))[1])
+    monkeypatch.setattr(backbone, "decode", lambda latents: torch.zeros(len(latents), 64, 64, 3, dtype=torch.uint8))
+    dark, light = tmp_path / "dark.png", tmp_path / "light.png"
+    Image.new("L", (64, 64), 0).save(dark)
+    Image.new("L", (64, 64), 255).save(light)
+    for pictures, told in (([dark] * 9, 0), ([light, *[dark] * 8], 1), ([*[dark] * 8, light], 1)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            recipes.personalize(pictures, class_word="cat", model=backbone, steps=0)
+        assert sum("does not look like one" in str(one.message) for one in said) == told
+    assert max(sizes) == 8
 
 
 def test_the_picture_book_tells_a_photograph_from_a_drawing_and_a_word_that_it_never_saw(tmp_path, recwarn):
@@ -451,8 +495,6 @@ def test_every_method_is_listed_and_makes_a_concept(capsys, one_model, picture, 
 
 
 def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp_path, monkeypatch):
-    import torch
-
     from namesake import generate, methods
     from namesake.train import tune
 
