@@ -119,6 +119,27 @@ def test_from_a_picture_to_pictures_of_its_word(capsys, one_model, picture):
     assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(paths[0])))
 
 
+def test_what_is_said_of_drawing_reaches_the_pictures(one_model, concept):
+    arguments = ["generate", "<my-cat> on the beach", "--concept", str(concept), "--count", "1", *SMALL]
+    wanted = {"blend": 0.9, "scale": 4.0, "guidance": 3.0, "scheduler": "ddim"}
+
+    def drawn(name: str, options: dict) -> tuple[dict, np.ndarray]:
+        said = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+        assert cli.main([*arguments, *said, "-o", name]) == 0
+        (path,) = Path(name).iterdir()
+        return read_settings(path), np.asarray(Image.open(path))
+
+    settings, plain = drawn("plain", {})
+    assert {option: settings[option] for option in wanted} == {
+        "blend": None, "scale": 1.0, "guidance": 7.5, "scheduler": "dpm++",
+    }  # fmt: skip
+    for option, value in wanted.items():
+        told, pixels = drawn(option, {option: value})
+        assert {key for key in wanted if told[key] != settings[key]} == {option}
+        assert told[option] == value
+        assert not np.array_equal(pixels, plain), option
+
+
 @pytest.mark.parametrize("method", [None, "textual-inversion"])
 def test_a_strip_shows_the_word_along_the_run(capsys, one_model, picture, monkeypatch, method):
     from namesake import generate
@@ -180,14 +201,36 @@ def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch)
 
 
 def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, picture, monkeypatch, tmp_path):
+    from namesake import generate, sheet
+
     example = tmp_path / "example.png"
     example.write_bytes(picture.read_bytes())
     example.with_suffix(".json").write_text('{"class": "cat", "concept": 2000000000}')
     monkeypatch.setattr(recipes, "_examples", lambda: [example])
     teach = recipes._teach
     monkeypatch.setattr(recipes, "_teach", lambda *a, **k: teach(*a, **{**k, "steps": 1}))
+    drawn, laid, original, sheet_of = [], [], generate.generate, sheet.contact_sheet
+
+    def recorded(backbone, prompts, edit, **options):
+        drawn.append((prompts, edit, original(backbone, prompts, edit, **options, steps=2)))
+        return drawn[-1][2]
+
+    monkeypatch.setattr(generate, "generate", recorded)
+    monkeypatch.setattr(sheet, "contact_sheet", lambda rows, *rest, **k: laid.extend(rows) or sheet_of(rows, *rest, **k))
     assert cli.main(["demo", "-o", "demo"]) == 0
     out = capsys.readouterr().out
+    # Above the picture and its class word, below the new word; the same scenes from the same noise.
+    (above, base, first), (below, edit, second) = drawn
+    assert above == [scene.format("a cat") for scene in recipes.DEMO_PROMPTS]
+    assert below == [scene.format("<my-cat>") for scene in recipes.DEMO_PROMPTS]
+    assert (base, edit.placeholders) == (None, ("<my-cat>",))
+    assert [one.seed for one in first] == [one.seed for one in second]
+    kept = {key: value for key, value in second[0].settings.items() if key != "concepts"}
+    assert (first[0].settings, [word["words"] for word in second[0].settings["concepts"]]) == (kept, [["<my-cat>"]])
+    assert np.array_equal(laid[0][0], np.asarray(Image.open(example)))
+    assert laid[1][0] is None
+    for row, made in zip(laid, (first, second), strict=True):
+        assert all(cell is one.pixels for cell, one in zip(row[1:], made, strict=True))
     for word in (
         "sheet.png",
         "loading",
@@ -199,9 +242,9 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
         "--concept demo/my-cat.safetensors",
     ):
         assert word in out
-    with Image.open("demo/sheet.png") as sheet:
-        assert sheet.width > 5 * 190
-        assert sheet.height > 2 * 190
+    with Image.open("demo/sheet.png") as image:
+        assert image.width > 5 * 190
+        assert image.height > 2 * 190
     monkeypatch.setenv("NAMESAKE_MODEL", "./other")
     assert cli.main(["demo", "-o", "my demo"]) == 0
     assert "--concept 'my demo/my-cat.safetensors' --model picturebook\n" in capsys.readouterr().out
