@@ -216,7 +216,7 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
         return drawn[-1][2]
 
     monkeypatch.setattr(generate, "generate", recorded)
-    monkeypatch.setattr(sheet, "contact_sheet", lambda rows, *rest, **k: laid.extend(rows) or sheet_of(rows, *rest, **k))
+    monkeypatch.setattr(sheet, "contact_sheet", lambda rows, *a, **k: laid.extend(rows) or sheet_of(rows, *a, **k))
     assert cli.main(["demo", "-o", "demo"]) == 0
     out = capsys.readouterr().out
     # Above the picture and its class word, below the new word; the same scenes from the same noise.

@@ -342,8 +342,8 @@ _silenced = threading.Lock()  # two threads would give each other's silence back
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing is written to the process's error stream: libtiff tells of broken files there from C, past Python, and the
-    user is to read our sentence alone. All threads are silenced, so keep it short."""
+    """Nothing reaches the process's error stream: libtiff tells of broken files there from C, past Python, and the user
+    is to read our sentence alone. All threads are silenced, so keep it short."""
     with _silenced:
         try:
             kept = os.dup(2)
@@ -367,7 +367,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Greys of 16 and 32 bits and floats as "L", or "RGBA" with a transparent one; every other mode is left as it is."""
+    """Greys of 16 and 32 bits and floats as "L", or "RGBA" with a transparent one; every other mode stays as it is."""
     if image.mode[0] not in "IF":
         return image
     width, height = image.size
