@@ -7,11 +7,13 @@ import resource
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from namesake import cli, recipes
@@ -123,6 +125,27 @@ def test_from_a_picture_to_pictures_of_its_word(capsys, one_model, picture):
     assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(paths[0])))
 
 
+def test_what_is_said_of_drawing_reaches_the_pictures(one_model, concept):
+    arguments = ["generate", "<my-cat> on the beach", "--concept", str(concept), "--count", "1", *SMALL]
+    wanted = {"blend": 0.9, "scale": 4.0, "guidance": 3.0, "scheduler": "ddim"}
+
+    def drawn(name: str, options: dict) -> tuple[dict, np.ndarray]:
+        said = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+        assert cli.main([*arguments, *said, "-o", name]) == 0
+        (path,) = Path(name).iterdir()
+        return read_settings(path), np.asarray(Image.open(path))
+
+    settings, plain = drawn("plain", {})
+    assert {option: settings[option] for option in wanted} == {
+        "blend": None, "scale": 1.0, "guidance": 7.5, "scheduler": "dpm++",
+    }  # fmt: skip
+    for option, value in wanted.items():
+        told, pixels = drawn(option, {option: value})
+        assert {key for key in wanted if told[key] != settings[key]} == {option}
+        assert told[option] == value
+        assert not np.array_equal(pixels, plain), option
+
+
 @pytest.mark.parametrize("method", [None, "textual-inversion"])
 def test_a_strip_shows_the_word_along_the_run(capsys, one_model, picture, monkeypatch, method):
     from namesake import generate
@@ -189,14 +212,36 @@ def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch)
 
 
 def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, picture, monkeypatch, tmp_path):
+    from namesake import generate, sheet
+
     example = tmp_path / "example.png"
     example.write_bytes(picture.read_bytes())
     example.with_suffix(".json").write_text('{"class": "cat", "concept": 2000000000}')
     monkeypatch.setattr(recipes, "_examples", lambda: [example])
     teach = recipes._teach
     monkeypatch.setattr(recipes, "_teach", lambda *a, **k: teach(*a, **{**k, "steps": 1}))
+    drawn, laid, original, sheet_of = [], [], generate.generate, sheet.contact_sheet
+
+    def recorded(backbone, prompts, edit, **options):
+        drawn.append((prompts, edit, original(backbone, prompts, edit, **options, steps=2)))
+        return drawn[-1][2]
+
+    monkeypatch.setattr(generate, "generate", recorded)
+    monkeypatch.setattr(sheet, "contact_sheet", lambda rows, *a, **k: laid.extend(rows) or sheet_of(rows, *a, **k))
     assert cli.main(["demo", "-o", "demo"]) == 0
     out = capsys.readouterr().out
+    # Above the picture and its class word, below the new word; the same scenes from the same noise.
+    (above, base, first), (below, edit, second) = drawn
+    assert above == [scene.format("a cat") for scene in recipes.DEMO_PROMPTS]
+    assert below == [scene.format("<my-cat>") for scene in recipes.DEMO_PROMPTS]
+    assert (base, edit.placeholders) == (None, ("<my-cat>",))
+    assert [one.seed for one in first] == [one.seed for one in second]
+    kept = {key: value for key, value in second[0].settings.items() if key != "concepts"}
+    assert (first[0].settings, [word["words"] for word in second[0].settings["concepts"]]) == (kept, [["<my-cat>"]])
+    assert np.array_equal(laid[0][0], np.asarray(Image.open(example)))
+    assert laid[1][0] is None
+    for row, made in zip(laid, (first, second), strict=True):
+        assert all(cell is one.pixels for cell, one in zip(row[1:], made, strict=True))
     for word in (
         "sheet.png",
         "loading",
@@ -208,9 +253,9 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
         "--concept demo/my-cat.safetensors",
     ):
         assert word in out
-    with Image.open("demo/sheet.png") as sheet:
-        assert sheet.width > 5 * 190
-        assert sheet.height > 2 * 190
+    with Image.open("demo/sheet.png") as image:
+        assert image.width > 5 * 190
+        assert image.height > 2 * 190
     monkeypatch.setenv("NAMESAKE_MODEL", "./other")
     assert cli.main(["demo", "-o", "my demo"]) == 0
     assert "--concept 'my demo/my-cat.safetensors' --model picturebook\n" in capsys.readouterr().out
@@ -253,6 +298,48 @@ def test_a_picture_of_another_world_is_told_from_a_drawing(backbone, monkeypatch
     recipes.personalize([picture], class_word="cat", model=backbone, steps=0, report=Listening())
     assert len(said) == 1
     assert "--model" in said[0]
+
+
+def test_many_photographs_are_brought_down_and_encoded_a_few_at_a_time(backbone, monkeypatch, tmp_path):
+    """Five hundred of a phone's at their full size have 18 GB, and the autoencoder takes a gigabyte for each."""
+    large, small = np.random.default_rng(0).integers(0, 255, (1300, 1100, 3), dtype=np.uint8), tmp_path / "small.png"
+    inside = np.zeros((1300, 1100), np.uint8)
+    inside[650:] = 255
+    Image.fromarray(large).save(tmp_path / "large.png")
+    Image.fromarray(inside).save(tmp_path / "mask.png")
+    Image.fromarray(large[:300, :1024]).save(small)
+    Image.new("L", (1024, 300), 255).save(tmp_path / "whole.png")
+    asked, teach = [], recipes._teach
+
+    def stop(_, concepts, *rest):
+        asked.extend(concepts)
+        raise Refusal("Enough.")
+
+    monkeypatch.setattr(recipes, "_teach", stop)
+    masks = [tmp_path / "mask.png", tmp_path / "whole.png"]
+    with pytest.raises(Refusal, match="Enough"):
+        recipes.personalize([tmp_path / "large.png", small], class_word="cat", model=backbone, mask=masks)
+    first, second = asked[0].seen
+    assert first.pixels.shape == (1210, 1024, 3)
+    assert first.mask.shape == (1210, 1024)
+    assert (first.mask[:604].any(), first.mask[606:].all()) == (False, True)
+    assert np.array_equal(second.pixels, large[:300, :1024])
+
+    monkeypatch.setattr(recipes, "_teach", teach)
+    monkeypatch.setattr(backbone, "_card", {**backbone._card, "kind": "drawn"})
+    monkeypatch.setattr(recipes, "OWN_WORLD", {"drawn": 100.0})
+    encode, sizes = backbone.encode, []
+    monkeypatch.setattr(backbone, "encode", lambda some, *rest: (sizes.append(len(some)), encode(some, *rest))[1])
+    monkeypatch.setattr(backbone, "decode", lambda latents: torch.zeros(len(latents), 64, 64, 3, dtype=torch.uint8))
+    dark, light = tmp_path / "dark.png", tmp_path / "light.png"
+    Image.new("L", (64, 64), 0).save(dark)
+    Image.new("L", (64, 64), 255).save(light)
+    for pictures, told in (([dark] * 9, 0), ([light, *[dark] * 8], 1), ([*[dark] * 8, light], 1)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            recipes.personalize(pictures, class_word="cat", model=backbone, steps=0)
+        assert sum("does not look like one" in str(one.message) for one in said) == told
+    assert max(sizes) == 8
 
 
 def test_the_picture_book_tells_a_photograph_from_a_drawing_and_a_word_that_it_never_saw(tmp_path, recwarn):
@@ -509,8 +596,6 @@ def test_every_method_is_listed_and_makes_a_concept(capsys, one_model, picture, 
 
 
 def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp_path, monkeypatch):
-    import torch
-
     from namesake import generate, methods
     from namesake.train import tune
 

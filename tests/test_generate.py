@@ -7,11 +7,13 @@ import pytest
 import torch
 from minis import KINDS
 
+from namesake import recipes
 from namesake.backbone import Backbone
 from namesake.edits import About, Edit, LowRankEdit, SecondPath, TokenEdit, edited
 from namesake.errors import Refusal
 from namesake.generate import generate
 from namesake.methods.cold_start import ColdStart
+from namesake.sheet import read_settings
 from namesake.train.tune import personalize
 
 
@@ -49,7 +51,7 @@ def test_without_edits_it_is_diffusers_to_the_bit(kind: str, scheduler: str, bac
     assert len({picture.pixels.tobytes() for picture in ours}) == 4
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_pipeline_of_ones_own_draws_the_same_with_an_edit(kind: str, backbones: dict[str, Backbone], tmp_path: Path):
     """As the README has it: a vanilla diffusers pipeline, its own call, guidance and two pictures a prompt."""
     backbone, chance = backbones[kind], torch.Generator().manual_seed(0)
@@ -83,17 +85,41 @@ def test_a_pipeline_of_ones_own_draws_the_same_with_an_edit(kind: str, backbones
     assert np.array_equal(np.stack([picture.pixels for picture in ours]), (theirs * 255).round().astype("uint8"))
 
 
+def snippet(holding: str) -> str:
+    """The README's one piece of Python with these words in it."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (lines,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if holding in code]
+    return lines
+
+
+def test_the_readmes_first_lines_of_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As they stand, on the shipped model with its encoder; only the steps are fewer."""
+    teach, draw = recipes._teach, generate
+    monkeypatch.setattr(recipes, "_teach", lambda *a, **k: teach(*a[:4], 1, *a[5:], **k))
+    monkeypatch.setattr("namesake.generate.generate", lambda *a, **k: draw(*a, **k, steps=2))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat.png").write_bytes(recipes._examples()[0].read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        exec(snippet("personalize("), {})
+    assert Edit.load("my-cat.safetensors").about.settings["steps"] == 1
+    paths = [Path(f"beach-{seed}.png") for seed in range(4)]
+    assert sorted(tmp_path.glob("*.png")) == sorted(tmp_path / path for path in (*paths, "cat.png"))
+    for path in paths:
+        (told,) = read_settings(path)["concepts"]
+        assert (told["words"], told["class"]) == (["<my-cat>"], "cat")
+    assert len({path.read_bytes() for path in paths}) == 4
+
+
 def test_the_readmes_lines_for_diffusers_users_run(backbones: dict[str, Backbone], tmp_path: Path, monkeypatch):
     pipe = backbones["sdxl"].pipeline
     pipe.set_progress_bar_config(disable=True)
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (lines,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "from_pipeline(pipe)" in code]
     word = TokenEdit("<my-cat>", (torch.ones(1, 32), torch.ones(1, 48)))
     Edit((word,), About("test", "cat")).save(tmp_path / "my-cat.safetensors")
     monkeypatch.chdir(tmp_path)
     names = {"pipe": pipe}
     torch.manual_seed(0)
-    exec(lines, names)
+    exec(snippet("from_pipeline(pipe)"), names)
     torch.manual_seed(0)
     plain = pipe("<my-cat> on the beach").images[0]  # the word is gone again
     assert names["image"].size == plain.size == (64, 64)

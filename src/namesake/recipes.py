@@ -180,7 +180,8 @@ def personalize(
         raise Refusal(f"Pictures of the class serve {_those(several=False)}; name one of them with --method.")
     from namesake.data.pictures import read_pictures, with_masks
 
-    seen = [read_pictures(group, mask_from_alpha=mask is True) for group in groups]
+    # Hundreds of photographs at their full size would fill the memory; no model draws larger.
+    seen = [read_pictures(group, mask_from_alpha=mask is True, side=1024) for group in groups]
     if mask is True and all(one.mask is None for some in seen for one in some):
         raise Refusal(
             "No picture has transparent parts, so its alpha channel shows no subject; give a mask's file (--mask), or look "
@@ -191,7 +192,6 @@ def personalize(
             with_masks([one for some in seen for one in some], [mask] if isinstance(mask, str | Path) else mask)
         )
         seen = [[next(masked) for _ in some] for some in seen]
-    # Hundreds of photographs at their full size would fill the memory; no model draws larger.
     beside = [read_pictures([path], side=1024) if path is not None else [] for path in priors]
     asked = [_Asked(*one) for one in zip(seen, words, classes, beside, strict=True)]
     clock = _Clock()
@@ -593,14 +593,15 @@ def _teach(
     from namesake.edits import check_word
     from namesake.methods import date
     from namesake.train import tune
-    from namesake.train.examples import class_of
+    from namesake.train.examples import ENCODED, class_of
 
     looks = [_pixels(backbone, one.seen) for one in asked]
     limit = OWN_WORLD.get(backbone.kind)
     if limit is not None:
         for pixels, _ in looks:
-            errors = (backbone.decode(backbone.encode(pixels)).float() - pixels).abs().mean(-1)
-            if errors.flatten(1).quantile(0.1, dim=1).max() > limit:
+            parts = pixels.split(ENCODED)
+            errors = [(backbone.decode(backbone.encode(some)).float() - some).abs().mean(-1) for some in parts]
+            if max(error.flatten(1).quantile(0.1, dim=1).max() for error in errors) > limit:
                 report.warn(
                     f"The model {backbone.name} knows only its own drawings, and this picture does not look like one; "
                     "name a model of photographs with --model."

@@ -53,6 +53,66 @@ def test_half_precision_files_load_as_asked(tmp_path: Path):
     assert Backbone.load(folder, device="cpu", dtype=torch.float64).dtype == torch.float64
 
 
+def test_a_folder_with_nothing_but_the_half_precision_files_loads(tmp_path: Path):
+    folder = write_mini("sd15", tmp_path / "half", torch.float16)
+    wanted = Backbone.load(folder, device="cpu")
+    for path in list(folder.rglob("*.safetensors")):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    found = Backbone.load(folder, device="cpu")
+    assert found.unet.conv_in.weight.dtype == torch.float32
+    for part in ("unet", "vae", "text_encoder"):
+        weights = getattr(wanted.pipeline, part).state_dict()
+        ours = getattr(found.pipeline, part).state_dict()
+        assert all(torch.equal(weight, weights[name]) for name, weight in ours.items())
+
+
+def test_a_hub_id_loads_from_the_cache_while_offline(sd15: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from huggingface_hub import constants
+
+    assert constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    place, revision = tmp_path / "models--someone--small-model", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(sd15, place / "snapshots" / revision)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(revision)
+    backbone = Backbone.load("someone/small-model", device="cpu")
+    assert backbone.name == "someone/small-model"
+    weights = Backbone.load(sd15, device="cpu").unet.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in backbone.unet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("cuda", "ampere", "mps", "asked", "device", "dtype"),
+    [
+        (True, True, False, None, "cuda", torch.bfloat16),
+        (True, True, True, None, "cuda", torch.bfloat16),
+        (True, False, False, None, "cuda", torch.float16),
+        (False, False, True, None, "mps", torch.float16),
+        (False, False, False, None, "cpu", torch.float32),
+        (True, True, True, "mps", "mps", torch.float16),
+        (True, True, True, "cpu", "cpu", torch.float32),
+    ],
+)
+def test_the_device_and_the_precision_suit_the_machine(
+    cuda: bool,
+    ampere: bool,
+    mps: bool,
+    asked: str | None,
+    device: str,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    # torch counts what it imitates, unless told otherwise.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or ampere)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    tried = []
+    monkeypatch.setattr(torch, "empty", lambda size, device: tried.append(device.type))  # none of them need be here
+    assert loading.choose(asked, None) == (torch.device(device), dtype)
+    assert loading.choose(asked, torch.float64) == (torch.device(device), torch.float64)
+    assert tried == [device, device]
+
+
 def test_a_pipeline_is_shared_not_copied(sd15: Path):
     from diffusers import DiffusionPipeline
 

@@ -128,6 +128,34 @@ def test_sixteen_bit_colour(tmp_path, painted):
     assert np.array_equal(read_picture(tmp_path / "a.png").pixels, painted)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_large_grey_of_many_bits_is_brought_to_eight_a_part_at_a_time(tmp_path, mode):
+    """As floats all at once, 130 million pixels took 1.9 GB."""
+    values = np.linspace(0, 65535, 4100).astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])
+    Image.fromarray(np.repeat(values[None], 4100, 0)).save(tmp_path / "a.tiff")
+    tracemalloc.start()
+    picture = read_picture(tmp_path / "a.tiff")
+    peak = tracemalloc.get_traced_memory()[1] - (tmp_path / "a.tiff").stat().st_size
+    tracemalloc.stop()
+    assert picture.pixels.shape == (2050, 2050, 3)
+    close(picture.pixels, np.broadcast_to(np.linspace(0, 255, 2050)[:, None], picture.pixels.shape), 1)
+    assert peak < 4 * 4100**2  # one such copy would reach it
+
+
+def test_a_transparent_grey_of_sixteen_bits(tmp_path, painted, monkeypatch):
+    monkeypatch.setattr("namesake.data.pictures.STRIP", 48 * 7)  # the last part is a shorter one
+    grey = painted[..., 0].astype(np.uint16) * 257
+    grey[30:, 40:] = 4711
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in grey)
+    clear = b"tRNS" + struct.pack(">H", 4711)
+    clear = struct.pack(">I", 2) + clear + struct.pack(">I", zlib.crc32(clear))
+    (tmp_path / "a.png").write_bytes(png(48, 40, 16, 0, rows, clear))
+    picture = read_picture(tmp_path / "a.png", mask_from_alpha=True)
+    assert np.array_equal(picture.mask, grey != 4711)
+    assert np.array_equal(picture.pixels[:30], np.dstack([painted[:30, :, 0]] * 3))
+    assert (picture.pixels[30:, 40:] == 255).all()
+
+
 def test_a_palette_with_a_transparent_colour(tmp_path):
     image = Image.new("P", (32, 32), 0)
     image.putpalette([9, 9, 9, 200, 10, 30])
@@ -237,6 +265,24 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path, format):
         path = tmp_path / f"{share}.{format.lower()}"
         path.write_bytes(whole[: max(1, int(len(whole) * share))])
         refused(path)
+
+
+def test_libtiff_says_nothing_beside_our_sentence(tmp_path, capfd):
+    """It writes to the error stream from C: "tempfile.tif: Using code not yet in table."."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / "broken.tiff"
+    Image.fromarray(noise).save(path, compression="tiff_lzw")
+    data = bytearray(path.read_bytes())
+    with Image.open(path) as image:
+        middle = image.tag_v2[273][0] + image.tag_v2[279][0] // 3  # where the strip begins, and how long it is
+    data[middle : middle + 60] = b"\xff" * 60
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="decoder error"), Image.open(path) as image:
+        image.load()
+    assert "not yet in table" in capfd.readouterr().err  # or there is nothing to silence
+    refused(path, "damaged")
+    os.write(2, b"heard again")
+    assert capfd.readouterr() == ("", "heard again")
 
 
 def test_too_small(tmp_path):

@@ -62,6 +62,17 @@ def test_offsets_on_all_layers_start_at_nothing_and_learn(minis, kind, pictures)
     assert all(path.startswith("mid_block") and path.endswith(("attn1.to_q", "attn1.to_k")) for path in resting)
 
 
+def test_the_anchors_of_the_settings_hold_what_is_tuned(backbone):
+    module = ColdStart(word_anchor=0.5, offset_anchor=0.25).start(backbone, {"<my-cat>": "cat"})
+    assert (module.word_anchor, module.offset_anchor) == (0.5, 0.25)
+    usual = ColdStart().start(backbone, {"<my-cat>": "cat"})
+    assert (usual.word_anchor, usual.offset_anchor) == (1e-2, 1e-3)
+    with torch.no_grad():  # and they are felt: a word at twice its size is as far away as it is long
+        for word in module.words:
+            word *= 2
+    assert module.penalty(module()).item() == pytest.approx(0.5)
+
+
 def test_longer_runs_take_smaller_steps():
     rates = [ColdStart(steps=50).paced(steps).offset_rate / 2e-3 for steps in (1, 12, 50, 200)]
     assert rates == pytest.approx([1, 1, 1, 0.5])

@@ -6,8 +6,10 @@ animation), what comes out is sRGB, uint8, upright, without alpha. What cannot b
 
 import os
 import re
+import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -20,8 +22,9 @@ from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps, ImageStat
 from namesake.errors import Refusal
 
 # Checked against the header before anything is decoded. 2^27 takes a phone's 108 megapixels, and bounds the memory of a
-# decoded picture to 0.5 GB.
+# decoded picture to 0.5 GB; one that is turned or has transparent parts stands there up to three times for a moment.
 MAX_PIXELS = 2**27
+STRIP = 2**20  # pixels of a grey of 16 bits or more that are brought to 8 at a time, in floats of four times the size
 MIN_SIDE = 16
 # A picture of one colour along its long edges is padded to a square, whose memory goes with the square of the long side.
 MAX_ASPECT = 32
@@ -313,14 +316,15 @@ def _open(data: bytes, path: Path) -> Image.Image:
 def _decode(image: Image.Image, path: Path, mask_from_alpha: bool, upright: bool) -> Picture:
     # JPEG brings itself down by up to 8 while decoding, and so never stands in memory at full size.
     image.draft(None, (WORKING_SIDE, WORKING_SIDE))
-    image.load()
+    with _silence() if image.format == "TIFF" else nullcontext():
+        image.load()
     profile = image.info.get("icc_profile")
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, whose inks are inverted
     image = _eight_bit(image)
     image = _upright(image) if upright else image
     cut_out = image.has_transparency_data
-    if cut_out or image.mode not in ("L", "RGB", "CMYK", "LAB"):
+    if image.mode != "RGBA" and (cut_out or image.mode not in ("L", "RGB", "CMYK", "LAB")):
         image = image.convert("RGBA" if cut_out else "RGB")
     factor = max(min(image.size) // WORKING_SIDE, max(image.size) // (4 * WORKING_SIDE))
     if factor > 1:
@@ -338,6 +342,28 @@ def _decode(image: Image.Image, path: Path, mask_from_alpha: bool, upright: bool
     return Picture(np.array(image), np.asarray(subject) > 0 if mask_from_alpha else None, path)
 
 
+_silenced = threading.Lock()  # two threads would give each other's silence back as the stream
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing reaches the process's error stream: libtiff tells of broken files there from C, past Python, and the user
+    is to read our sentence alone. All threads are silenced, so keep it short."""
+    with _silenced:
+        try:
+            kept = os.dup(2)
+        except OSError:  # the stream is closed
+            yield
+            return
+        try:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
@@ -346,17 +372,31 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Greys of 16 and 32 bits and floats as "L"; every other mode is left as it is."""
+    """Greys of 16 and 32 bits and floats as "L", or "RGBA" with a transparent one; every other mode stays as it is."""
     if image.mode[0] not in "IF":
         return image
-    values = np.nan_to_num(np.asarray(image).astype(np.float32))
-    high = float(values.max())
+    width, height = image.size
+    rows = max(1, STRIP // width)
+
+    def strips() -> Iterator[tuple[slice, np.ndarray]]:
+        for top in range(0, height, rows):
+            strip = image.crop((0, top, width, min(top + rows, height)))
+            yield slice(top, top + rows), np.nan_to_num(np.asarray(strip).astype(np.float32))
+
+    high = max(float(values.max()) for _, values in strips())
     top = 65535.0 if image.mode[:4] == "I;16" else next((t for t in (255.0, 65535.0) if high <= t), high)
     if image.mode == "F" and high <= 1:
         top = 1.0
-    shown = Image.fromarray((values.clip(0, top) * (255 / top) + 0.5).astype(np.uint8))
-    if "transparency" in image.info:
-        shown.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    clear = image.info.get("transparency")
+    grey = np.empty((height, width), np.uint8)
+    alpha = None if clear is None else np.empty_like(grey)
+    for place, values in strips():
+        grey[place] = (values.clip(0, top) * (255 / top) + 0.5).astype(np.uint8)
+        if alpha is not None:
+            alpha[place] = np.where(values == clear, 0, 255)
+    shown = Image.fromarray(grey)
+    if alpha is not None:
+        shown = Image.merge("RGBA", (shown, shown, shown, Image.fromarray(alpha)))
     if "exif" in image.info:
         shown.info["exif"] = image.info["exif"]  # the orientation is read after this
     return shown
