@@ -93,6 +93,9 @@ def personalize(
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="An encoder's file, recipe or hub id, or none; else the shipped one.")
     ] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Half of the memory, a third more computation.")
+    ] = False,
     strip: Annotated[
         bool, typer.Option("--strip", help="Also draw the word after 0, 1, 2, 4, 8, ... steps, beside the file.")
     ] = False,
@@ -118,6 +121,7 @@ def personalize(
         mask=mask or alpha,
         until_settled=until_settled,
         encoder=encoder,
+        checkpointing=checkpointing,
         strip=strip,
         output=output,
         report=_report(),

@@ -10,7 +10,18 @@ import torch
 from namesake.backbone import Backbone
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, edited
 from namesake.errors import Refusal
-from namesake.train.fit import Batch, Phase, TunedEdit, dice, fit, loss_of, stratified, strip_steps, timesteps
+from namesake.train.fit import (
+    Batch,
+    Phase,
+    TunedEdit,
+    checkpointed,
+    dice,
+    fit,
+    loss_of,
+    stratified,
+    strip_steps,
+    timesteps,
+)
 
 ALL = (Phase({"words": 5e-3, "down": 5e-3, "up": 5e-3}),)
 
@@ -238,3 +249,23 @@ def test_what_cannot_be_trained_is_refused(backbone, module):
         fit(backbone, module, broken, ALL, steps=2)
     with pytest.raises(Refusal, match="0 or more"):
         fit(backbone, module, batches, ALL, steps=-1)
+
+
+def test_checkpointing_recomputes_and_changes_nothing(backbone, monkeypatch):
+    import torch.utils.checkpoint as kept
+
+    called, original = [], kept.checkpoint
+    monkeypatch.setattr(kept, "checkpoint", lambda *a, **k: called.append(1) or original(*a, **k))
+    edits = []
+    for on in (False, True):
+        with checkpointed(backbone, on):
+            module = tuned(backbone)
+            edits.append(fit(backbone, module, batches, [Phase({"words": 1e-2, "down": 1e-2, "up": 1e-2})], steps=2))
+        assert bool(called) == on
+        assert not backbone.unet.is_gradient_checkpointing
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*map(tensors, edits), strict=True))
+    backbone.unet.enable_gradient_checkpointing()  # as somebody else may have
+    with checkpointed(backbone):
+        pass
+    assert backbone.unet.is_gradient_checkpointing
+    backbone.unet.disable_gradient_checkpointing()

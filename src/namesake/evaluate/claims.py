@@ -2,8 +2,9 @@
 
 A claim is one or more comparisons of two arms (or of two curves of arms), each with a measure and the direction in which
 the difference is expected, written down here before anything was measured; but for two, claim 3's at one blend of drawing
-and claim 4's of predictions, which were added when claim 3's first had been seen on 14 concepts. The measures and bounds are those of
-`namesake.evaluate.cold_start`. Nothing here makes an edit: `Taught` says what an arm is, and who measures makes it.
+and claim 4's of predictions, which were added when claim 3's first had been seen on 14 concepts. The measures and bounds
+are those of `namesake.evaluate.cold_start`. Nothing here makes an edit: `Taught` says what an arm is, and who measures
+makes it.
 
 Axes: `K` concepts, `Q` pictures of a concept.
 """
