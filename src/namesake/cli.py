@@ -91,7 +91,8 @@ def personalize(
         bool, typer.Option("--until-settled", help="End before the last step where the loss has settled (DVAR).")
     ] = False,
     encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="An encoder's file, recipe or hub id, or none; else the shipped one.")
+        str | None,
+        typer.Option(metavar="NAME", help="An encoder's file, recipe or hub id, or none; else the shipped one."),
     ] = None,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Half of the memory, a third more computation.")
