@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from namesake.data.sources import Folder, ImageNet, Mixture, OpenImages, Shards, framed, source, write_shards
+from namesake.data.sources import CYCLE, Folder, ImageNet, Mixture, OpenImages, Shards, framed, source, write_shards
 from namesake.errors import Refusal
 
 RED, GREEN, BLUE, GREY = (220, 30, 30), (30, 200, 40), (30, 40, 220), (128, 128, 128)
@@ -195,18 +195,29 @@ class Numbers:
 def test_a_mixture_keeps_to_its_weights_and_misses_nothing():
     sources = [Numbers("one", 30), Numbers("two", 7)]
     mixture = Mixture(sources, [3, 1], seed=5)
-    picks = [mixture.pick(row) for row in range(2000)]
-    assert sum(source == 0 for source, _ in picks) == 1500
+    picks = [mixture.pick(row) for row in range(2 * CYCLE)]
+    assert sum(source == 0 for source, _ in picks) == 2 * 748  # three quarters of 997
     for number, count in enumerate((30, 7)):
         drawn = [index for source, index in picks if source == number]
         for epoch in range(3):
             assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
         assert drawn[:count] != drawn[count : 2 * count]
     again = pickle.loads(pickle.dumps(Mixture(sources, [3, 1], seed=5)))  # as a loader's worker gets it
-    assert [again.pick(row) for row in (1999, 0, 777)] == [picks[row] for row in (1999, 0, 777)]
+    assert [again.pick(row) for row in (1989, 0, 777)] == [picks[row] for row in (1989, 0, 777)]
     assert [Mixture(sources, [3, 1], seed=6).pick(row) for row in range(9)] != picks[:9]
     by_size = Mixture(sources)
-    assert sum(by_size.pick(row)[0] == 0 for row in range(1000)) in (810, 811)
+    assert sum(by_size.pick(row)[0] == 0 for row in range(CYCLE)) == 808  # 30 of 37
+
+
+@pytest.mark.parametrize("weights", [[999, 1], [0.9999, 0.00005, 0.00005]], ids=["rare", "very rare"])
+def test_a_rare_source_meets_every_place_of_a_batch(weights):
+    """A row's place in its batch says which timesteps it sees."""
+    mixture, batch = Mixture([Numbers("one", 50_000) for _ in weights], weights), 16
+    sources = np.array([mixture.pick(row)[0] for row in range(batch * CYCLE)])
+    for number in range(1, len(weights)):
+        rows = np.flatnonzero(sources == number)
+        assert len(rows) == batch  # once in a cycle
+        assert len(set(rows % batch)) == batch
 
 
 def test_a_broken_picture_gives_way_to_the_next_and_is_counted():

@@ -23,7 +23,9 @@ from namesake.data.pictures import decode_picture, picture_files, read_picture, 
 from namesake.errors import Refusal
 
 SHARD = 1000  # pictures
-CYCLE = 1000  # rows after which the sources of a mixture come in the same order again
+# Rows after which the sources of a mixture come in the same order again. A prime, since a row's place in its batch says
+# which timesteps it sees (`stratified`): with a factor in common a place of the cycle would meet but a few of them, ever.
+CYCLE = 997
 GIVE_UP = 2 * SHARD  # broken pictures in a row
 JUMP = 1009  # rows on to the one that stands in for a broken one: prime, and out of a shard of 1,000
 
@@ -299,7 +301,7 @@ class Mixture:
     """Rows of pictures from several sources.
 
     Each source is gone through in a new random order again and again; the sources come in turn, as often as their
-    weights say, in a cycle of 1,000 rows.
+    weights say, in a cycle of 997 rows.
 
     Args:
         sources: one or several.
@@ -316,6 +318,8 @@ class Mixture:
         counts = np.maximum(1, np.floor(shares).astype(int))
         for place in np.argsort(np.floor(shares) - shares)[: max(0, CYCLE - counts.sum())]:
             counts[place] += 1
+        for _ in range(counts.sum() - CYCLE):  # the rarest come once nevertheless, at the cost of the most frequent
+            counts[counts.argmax()] -= counts.max() > 1
         turns = np.repeat(np.arange(len(sources)), counts)
         self._turns = np.random.default_rng([seed, 0x717]).permutation(turns)
         self._ranks = np.array([(self._turns[:k] == s).sum() for k, s in enumerate(self._turns)])
