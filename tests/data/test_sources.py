@@ -9,8 +9,9 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
+from namesake.data.pictures import read_picture
 from namesake.data.sources import CYCLE, Folder, ImageNet, Mixture, OpenImages, Shards, framed, source, write_shards
 from namesake.errors import Refusal
 
@@ -99,12 +100,41 @@ def test_open_images_is_cut_to_the_largest_thing_that_counts(tmp_path, header):
     about = OpenImages(tmp_path, 40, about=0.5)[1]
     assert near(about[15:25, 15:25], GREEN)
     assert near(about[:3], GREY, 0.8)
-    (tmp_path / "more-annotations-bbox.csv").write_text("ImageID,XMin\n")
+    (tmp_path / "train-more-annotations-bbox.csv").write_text("ImageID,XMin\n")
     with pytest.raises(Refusal, match="no column YMin"):
         OpenImages(tmp_path, 40)
-    (tmp_path / "more-annotations-bbox.csv").write_text(f"{V4}\nx,y\n")
+    (tmp_path / "train-more-annotations-bbox.csv").write_text(f"{V4}\nx,y\n")
     with pytest.raises(Refusal, match="line 2"):
         OpenImages(tmp_path, 40)
+
+
+@pytest.mark.parametrize("header", [V4, V6], ids=["V4", "V6"])
+def test_open_images_for_validation_are_not_trained_on(tmp_path, header):
+    openimages(tmp_path, header)
+    (tmp_path / "validation").mkdir()
+    plain(RED).save(tmp_path / "validation/0009bad4d8539bb4.jpg")
+    row = "0009bad4d8539bb4,xclick,/m/01g317,1,0,1,0,1,0,0,0,0,0"
+    (tmp_path / "validation-annotations-bbox.csv").write_text(f"{V4}\n{row}\n")
+    assert [file.stem for file in OpenImages(tmp_path, 40).files] == ["0001eeaf4aed83f9", "000595fe6fee6369"]
+    next(tmp_path.glob("*train-*.csv")).unlink()
+    assert [file.stem for file in OpenImages(tmp_path, 40).files] == ["0009bad4d8539bb4"]
+
+
+def test_a_table_of_boxes_may_have_a_mark_before_it_and_empty_lines(tmp_path):
+    table = openimages(tmp_path) / "oidv6-train-annotations-bbox.csv"
+    table.write_text("\n" + table.read_text().replace("\n", "\n\n") + "\r\n", encoding="utf-8-sig")
+    assert len(OpenImages(tmp_path, 40)) == 2
+
+
+def test_boxes_are_of_pictures_as_they_are_stored(tmp_path):
+    openimages(tmp_path)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # a viewer turns it by a quarter
+    place = tmp_path / "train_0/0001eeaf4aed83f9.jpg"
+    with Image.open(place) as stored:
+        stored.save(place, quality=95, subsampling=0, exif=turned)
+    assert read_picture(place).pixels.shape == (200, 100, 3)
+    assert near(OpenImages(tmp_path, 40, about=0.0)[0], BLUE, 0.7)
 
 
 def test_a_window_stays_inside_the_picture():

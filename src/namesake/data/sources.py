@@ -108,6 +108,8 @@ def _wnids(folder: Path) -> list[str]:
 class OpenImages:
     """Open Images V4 to V7: pictures anywhere under a folder, and the boxes of `*annotations-bbox.csv` there.
 
+    Where there are tables of training pictures (`train-...` of V4, `oidv6-train-...`), those beside them of validation and
+    test are left out.
     Each picture is cut to its largest object, with `about` of its side as context. Boxes of groups, of depictions and
     of views from inside are left out, as are those whose longer side is below `least` of the picture's (200 of the 1,024
     pixels of most), and pictures without a box that is left. A flag that is unknown (-1) counts as not set. Pictures that
@@ -122,6 +124,7 @@ class OpenImages:
         tables = sorted(folder.rglob("*annotations-bbox.csv"))
         if not tables:
             raise Refusal(f'There is no *annotations-bbox.csv under "{folder}"; put the boxes of Open Images there.')
+        tables = [table for table in tables if table.name.startswith(("train", "oidv6-train"))] or tables
         found = {file.stem: file for file in picture_files(folder)}
         boxes: dict[str, tuple[float, ...]] = {}
         for table in tables:
@@ -139,7 +142,7 @@ class OpenImages:
         self.boxes: Float[np.ndarray, "N 4"] = np.array([boxes[name] for name in names], np.float32)
 
     def _rows(self, table: Path, least: float) -> Iterator[tuple[str, tuple[float, ...]]]:
-        with open(table, newline="", encoding="utf-8", errors="replace") as file:
+        with open(table, newline="", encoding="utf-8-sig", errors="replace") as file:
             reader = csv.reader(file)
             header = next(_lines(reader, table), [])
             lacking = [name for name in ("ImageID", *self.SIDES, *self.FLAGS) if name not in header]
@@ -168,7 +171,7 @@ class OpenImages:
 
 def _lines(reader: Iterator[list[str]], table: Path) -> Iterator[list[str]]:
     try:
-        yield from reader
+        yield from filter(None, reader)  # an empty line is no row
     except csv.Error as reason:
         raise Refusal(f'The table "{table}" cannot be read ({reason}); get it again.') from None
 
