@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import tarfile
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from namesake.data import sources
 from namesake.data.pictures import read_picture
 from namesake.data.sources import CYCLE, Folder, ImageNet, Mixture, OpenImages, Shards, framed, source, write_shards
 from namesake.errors import Refusal
@@ -175,15 +177,22 @@ def test_shards_give_back_what_went_in_without_what_is_broken(tmp_path, monkeypa
     assert len(Shards(place, 32)) == 4
 
 
-def test_shards_of_others_are_counted_and_broken_ones_refused(tmp_path):
-    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
-        for number, color in enumerate((RED, BLUE)):
+def tarred(path, *colors, suffix="png"):
+    """A shard as others make them."""
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("__notes__/of/webdataset.json"))
+        for number, color in enumerate(colors):
             data = io.BytesIO()
             plain(color).save(data, "PNG")
-            for suffix, content in (("png", data.getvalue()), ("json", b"{}"), ("txt", b"a thing")):
-                entry = tarfile.TarInfo(f"a/{number:05d}.{suffix}")
+            for end, content in (("json", b"{}"), (suffix, data.getvalue()), ("txt", b"a thing")):
+                entry = tarfile.TarInfo(f"a/{number:05d}.{end}")
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def test_shards_of_others_are_counted_and_broken_ones_refused(tmp_path):
+    tarred(tmp_path / "00000.tar", RED, BLUE)
     found = Shards(tmp_path, 32)
     assert len(found) == 2
     assert near(found[1], BLUE)
@@ -191,6 +200,52 @@ def test_shards_of_others_are_counted_and_broken_ones_refused(tmp_path):
     (tmp_path / "00001.tar").write_bytes(b"no tar file" * 100)
     with pytest.raises(Refusal, match=r"00001\.tar"):
         Shards(tmp_path, 32)
+
+
+def test_shards_of_others_are_counted_once_and_by_their_headers(tmp_path, monkeypatch):
+    counted, count = [], sources._count
+    monkeypatch.setattr(sources, "_samples", None)
+    monkeypatch.setattr(sources, "_count", lambda file: counted.append(file.name) or count(file))
+    tarred(tmp_path / "00000.tar", RED, BLUE)
+    tarred(tmp_path / "00001.tar", GREEN)
+    for _ in range(2):
+        assert len(Shards(tmp_path, 32)) == 3
+        assert counted == ["00000.tar", "00001.tar"]
+    tarred(tmp_path / "00001.tar", GREEN, RED, BLUE)
+    assert len(Shards(tmp_path, 32)) == 5
+    assert counted[2:] == ["00001.tar"]
+    os.utime(tmp_path / "00000.tar", ns=(0, 0))
+    (tmp_path / "00002.tar").write_bytes(b"no tar file")
+    with pytest.raises(Refusal, match=r"00002\.tar"):
+        Shards(tmp_path, 32)
+    (tmp_path / "00002.tar").unlink()
+    assert len(Shards(tmp_path, 32)) == 5
+    assert counted[3:] == ["00000.tar", "00002.tar"]  # what was counted before the refusal is kept
+    (tmp_path / "counts.json").unlink()
+    (tmp_path / "counts.json").mkdir()  # nothing can be kept
+    assert len(Shards(tmp_path, 32)) == 5
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_shard_that_is_cut_off_is_a_short_one(tmp_path):
+    whole = tarred(tmp_path / "00000.tar", RED, BLUE, GREEN).read_bytes()
+    tarred(tmp_path / "00001.tar", GREEN)
+    with tarfile.open(tmp_path / "00000.tar") as tar:
+        picture, text = (tar.getmember(f"a/00002.{suffix}") for suffix in ("png", "txt"))
+    for cut, sound in ((picture.offset_data + 40, 2), (text.offset_data + 3, 3), (text.offset + 100, 3)):
+        (tmp_path / "00000.tar").write_bytes(whole[:cut])
+        found = Shards(tmp_path, 32)
+        assert len(found) == 4  # of the third its JSON at least
+        assert all(near(found[number], (RED, BLUE, GREEN)[number]) for number in range(sound))
+        assert near(found[3], GREEN)
+        if sound == 2:
+            with pytest.raises(Refusal, match="has no picture"):
+                found[2]
+    (tmp_path / "sizes.json").write_text('{"00000.tar": 9}')  # of the whole
+    found = Shards(tmp_path, 32)
+    assert near(found[1], BLUE)
+    with pytest.raises(Refusal, match="has 3 samples, fewer"):
+        found[3]
 
 
 def test_every_worker_and_process_reads_any_shard(tmp_path, monkeypatch):
@@ -223,8 +278,8 @@ class Numbers:
 
 
 def test_a_mixture_keeps_to_its_weights_and_misses_nothing():
-    sources = [Numbers("one", 30), Numbers("two", 7)]
-    mixture = Mixture(sources, [3, 1], seed=5)
+    both = [Numbers("one", 30), Numbers("two", 7)]
+    mixture = Mixture(both, [3, 1], seed=5)
     picks = [mixture.pick(row) for row in range(2 * CYCLE)]
     assert sum(source == 0 for source, _ in picks) == 2 * 748  # three quarters of 997
     for number, count in enumerate((30, 7)):
@@ -232,10 +287,10 @@ def test_a_mixture_keeps_to_its_weights_and_misses_nothing():
         for epoch in range(3):
             assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
         assert drawn[:count] != drawn[count : 2 * count]
-    again = pickle.loads(pickle.dumps(Mixture(sources, [3, 1], seed=5)))  # as a loader's worker gets it
+    again = pickle.loads(pickle.dumps(Mixture(both, [3, 1], seed=5)))  # as a loader's worker gets it
     assert [again.pick(row) for row in (1989, 0, 777)] == [picks[row] for row in (1989, 0, 777)]
-    assert [Mixture(sources, [3, 1], seed=6).pick(row) for row in range(9)] != picks[:9]
-    by_size = Mixture(sources)
+    assert [Mixture(both, [3, 1], seed=6).pick(row) for row in range(9)] != picks[:9]
+    by_size = Mixture(both)
     assert sum(by_size.pick(row)[0] == 0 for row in range(CYCLE)) == 808  # 30 of 37
 
 
@@ -243,9 +298,9 @@ def test_a_mixture_keeps_to_its_weights_and_misses_nothing():
 def test_a_rare_source_meets_every_place_of_a_batch(weights):
     """A row's place in its batch says which timesteps it sees."""
     mixture, batch = Mixture([Numbers("one", 50_000) for _ in weights], weights), 16
-    sources = np.array([mixture.pick(row)[0] for row in range(batch * CYCLE)])
+    drawn = np.array([mixture.pick(row)[0] for row in range(batch * CYCLE)])
     for number in range(1, len(weights)):
-        rows = np.flatnonzero(sources == number)
+        rows = np.flatnonzero(drawn == number)
         assert len(rows) == batch  # once in a cycle
         assert len(set(rows % batch)) == batch
 

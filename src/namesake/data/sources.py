@@ -9,7 +9,9 @@ import csv
 import json
 import os
 import re
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
@@ -184,7 +186,8 @@ class Shards:
     """WebDataset shards: the `.tar` files of a folder, each sample with one picture (`.jpg`, `.png`, `.webp`).
 
     A shard is held in memory while its pictures are asked for, and `order` goes through one shard after the other. How
-    many samples each has is read from `sizes.json` beside them (`write_shards` leaves one) or counted.
+    many samples each has is read from `sizes.json` beside them (`write_shards` leaves one) or counted, and then kept in
+    `counts.json` where that can be written. A shard that is cut off is a short one.
     """
 
     KINDS = ("jpg", "jpeg", "png", "webp")
@@ -194,9 +197,7 @@ class Shards:
         self.files = sorted(folder.glob("*.tar"))
         if not self.files:
             raise Refusal(f'The folder "{folder}" holds no shards (*.tar).')
-        sizes = _sizes(folder)
-        counts = [sizes[file.name] if file.name in sizes else len(_samples(file)) for file in self.files]
-        self.ends = np.cumsum(counts)
+        self.ends = np.cumsum(_counts(folder, self.files))
         if not self.ends[-1]:
             raise Refusal(f'The shards of "{folder}" hold no pictures.')
         self._open: tuple[int, list[dict[str, Any]]] = (-1, [])
@@ -232,6 +233,33 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {name: count for name, count in found.items() if type(count) is int and count >= 0}
 
 
+def _counts(folder: Path, files: Sequence[Path]) -> list[int]:
+    """How many samples each shard of a folder has. Several processes may count at once; the last one's note stays."""
+    from namesake.edits.file import write
+
+    sizes, place = _sizes(folder), folder / "counts.json"
+    before = _note(place)
+    now = {}
+    try:
+        for file in files:
+            if file.name in sizes:
+                continue
+            try:
+                mark = [file.stat().st_size, file.stat().st_mtime_ns]
+            except OSError as reason:
+                raise _unread(file, reason) from None
+            known = before.get(file.name)
+            if not (isinstance(known, list) and known[:-1] == mark and type(known[-1]) is int):
+                known = [*mark, _count(file)]
+            now[file.name] = known
+    finally:  # what was counted before a refusal or Ctrl-C is not lost
+        after = {**before, **now}
+        if after != before:
+            with suppress(Refusal):  # such as a data set that only its owner may write to
+                write(json.dumps(after).encode(), place, "count of the shards")
+    return [sizes[file.name] if file.name in sizes else now[file.name][-1] for file in files]
+
+
 def _note(path: Path) -> dict[str, Any]:
     """What a file in JSON says; nothing where it is not there or damaged."""
     try:
@@ -242,18 +270,57 @@ def _note(path: Path) -> dict[str, Any]:
 
 
 def _samples(file: Path) -> list[dict[str, Any]]:
-    """The samples of a shard, their files as bytes by suffix."""
+    """The samples of a shard, their files as bytes by suffix; of one that is cut off, those before the cut."""
     import webdataset
 
+    reasons: list[Exception] = []
+    # Which process and which worker reads what is not webdataset's to say: `Mixture` tells every one its rows.
+    found = webdataset.WebDataset(
+        str(file),
+        shardshuffle=False,
+        empty_check=False,
+        nodesplitter=None,
+        workersplitter=None,
+        handler=reasons.append,  # and its None ends the shard: a tar file that is cut off raises what it likes
+    )
+    samples = list(found)
+    if reasons and not samples:
+        raise _unread(file, reasons[0])
+    return samples
+
+
+def _count(file: Path) -> int:
+    """How many samples `_samples` finds in a shard. Only its headers are read: a data set may have 300 GB."""
+    from webdataset.tariterators import group_by_keys
+
     try:
-        # Which process and which worker reads what is not webdataset's to say: `Mixture` tells every one its rows.
-        return list(
-            webdataset.WebDataset(
-                str(file), shardshuffle=False, empty_check=False, nodesplitter=None, workersplitter=None
-            )
-        )
-    except Exception as reason:  # a tar file that is cut off raises what it likes
-        raise Refusal(f'The shard "{file}" cannot be read ({reason}); make it again or delete it.') from None
+        with tarfile.open(file) as tar:
+            names = ({"fname": name, "data": b"", "__url__": ""} for name in _names(tar))
+            return sum(1 for _ in group_by_keys(names, handler=lambda reason: False))
+    except Exception as reason:
+        raise _unread(file, reason) from None
+
+
+def _names(tar: tarfile.TarFile) -> Iterator[str]:
+    """The names of the files in a shard, up to one that is cut off."""
+    last: tarfile.TarInfo | None = None
+    while True:
+        try:
+            entry = tar.next()
+        except OSError:  # the disk's fault, and not the shard's
+            raise
+        except Exception:
+            return
+        # With the next header reached, the file before it is there to its end.
+        if last is not None and last.isreg() and not re.match(r"__[^/]*__($|/)", last.name):  # webdataset's own notes
+            yield last.name
+        if entry is None:
+            return
+        last = entry
+
+
+def _unread(file: Path, reason: Exception) -> Refusal:
+    return Refusal(f'The shard "{file}" cannot be read ({reason}); make it again or delete it.')
 
 
 def write_shards(source: Source, folder: Path, size: int, quality: int = 95) -> Iterator[int]:
