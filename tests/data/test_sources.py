@@ -248,6 +248,21 @@ def test_a_shard_that_is_cut_off_is_a_short_one(tmp_path):
         found[3]
 
 
+def test_shards_of_others_may_have_dots_in_names_and_lie_in_subfolders(tmp_path):
+    for folder, color in (("b", BLUE), ("a/deep", GREEN)):
+        (tmp_path / folder).mkdir(parents=True)
+        tarred(tmp_path / folder / "00000.tar", color, suffix="final.PNG")
+    found = Shards(tmp_path, 32)
+    assert len(found) == 2
+    assert near(found[0], GREEN)
+    assert near(found[1], BLUE)
+    assert len(Shards(tmp_path, 32)) == 2  # by counts.json, two of one name
+    tarred(tmp_path / "00000.tar", RED)
+    found = Shards(tmp_path, 32)
+    assert len(found) == 1  # those of the folder itself alone, if it has some
+    assert near(found[0], RED)
+
+
 def test_every_worker_and_process_reads_any_shard(tmp_path, monkeypatch):
     """webdataset would give a shard to one worker of one process, and fail where there are two."""
     for number in range(6):

@@ -183,7 +183,8 @@ def _area(box: tuple[float, ...]) -> float:
 
 
 class Shards:
-    """WebDataset shards: the `.tar` files of a folder, each sample with one picture (`.jpg`, `.png`, `.webp`).
+    """WebDataset shards: the `.tar` files of a folder, or where it has none those of its subfolders, each sample with one
+    picture (`.jpg`, `.png`, `.webp`).
 
     A shard is held in memory while its pictures are asked for, and `order` goes through one shard after the other. How
     many samples each has is read from `sizes.json` beside them (`write_shards` leaves one) or counted, and then kept in
@@ -194,9 +195,9 @@ class Shards:
 
     def __init__(self, folder: Path, size: int) -> None:
         self.name, self.size = str(folder), size
-        self.files = sorted(folder.glob("*.tar"))
+        self.files = sorted(folder.glob("*.tar")) or sorted(folder.rglob("*.tar"))
         if not self.files:
-            raise Refusal(f'The folder "{folder}" holds no shards (*.tar).')
+            raise Refusal(f'The folder "{folder}" holds no shards (*.tar), nor do its subfolders; name another.')
         self.ends = np.cumsum(_counts(folder, self.files))
         if not self.ends[-1]:
             raise Refusal(f'The shards of "{folder}" hold no pictures.')
@@ -222,7 +223,9 @@ class Shards:
         if number >= len(samples):
             raise Refusal(f'The shard "{where}" has {len(samples)} samples, fewer than were counted.')
         sample = samples[number]
-        data = next((sample[kind] for kind in self.KINDS if kind in sample), None)
+        # webdataset ends a sample's name at the first dot: of "photo.final.jpg" the suffix is "final.jpg".
+        ends = [*self.KINDS, *(suffix for kind in self.KINDS for suffix in sample if suffix.endswith(f".{kind}"))]
+        data = next((sample[suffix] for suffix in ends if suffix in sample), None)
         if data is None:
             raise Refusal(f'The sample {sample["__key__"]} of the shard "{where}" has no picture.')
         return square(decode_picture(data, where / sample["__key__"]).pixels, self.size)
@@ -238,26 +241,27 @@ def _counts(folder: Path, files: Sequence[Path]) -> list[int]:
     from namesake.edits.file import write
 
     sizes, place = _sizes(folder), folder / "counts.json"
+    names = [file.relative_to(folder).as_posix() for file in files]
     before = _note(place)
     now = {}
     try:
-        for file in files:
-            if file.name in sizes:
+        for file, name in zip(files, names, strict=True):
+            if name in sizes:
                 continue
             try:
                 mark = [file.stat().st_size, file.stat().st_mtime_ns]
             except OSError as reason:
                 raise _unread(file, reason) from None
-            known = before.get(file.name)
+            known = before.get(name)
             if not (isinstance(known, list) and known[:-1] == mark and type(known[-1]) is int):
                 known = [*mark, _count(file)]
-            now[file.name] = known
+            now[name] = known
     finally:  # what was counted before a refusal or Ctrl-C is not lost
         after = {**before, **now}
         if after != before:
             with suppress(Refusal):  # such as a data set that only its owner may write to
                 write(json.dumps(after).encode(), place, "count of the shards")
-    return [sizes[file.name] if file.name in sizes else now[file.name][-1] for file in files]
+    return [sizes[name] if name in sizes else now[name][-1] for name in names]
 
 
 def _note(path: Path) -> dict[str, Any]:
