@@ -263,6 +263,25 @@ def test_shards_of_others_may_have_dots_in_names_and_lie_in_subfolders(tmp_path)
     assert near(found[0], RED)
 
 
+def test_broken_pictures_and_shards_are_not_paid_for_by_the_row(tmp_path, monkeypatch):
+    """In shards of 6 in the place of 1,000, whose broken pictures are stood in for by others 7 rows on."""
+    monkeypatch.setattr(sources, "JUMP", 7)
+    read, samples = [], sources._samples
+    monkeypatch.setattr(sources, "_samples", lambda file: read.append(file.name) or samples(file))
+    for number in range(5):
+        tarred(tmp_path / f"{number}.tar", *[RED] * 6)
+    (tmp_path / "sizes.json").write_text(json.dumps({f"{number}.tar": 6 for number in range(5)}))
+    spoilt = (tmp_path / "0.tar").read_bytes().replace(b"\x89PNG", b"spoilt")
+    (tmp_path / "0.tar").write_bytes(spoilt)
+    (tmp_path / "2.tar").write_bytes(b"no tar file")
+    found = Shards(tmp_path, 32)
+    monkeypatch.setattr(found, "order", lambda chance: np.arange(30))
+    pictures, _, skipped = Mixture([found]).read(range(24))
+    assert skipped == 12
+    assert all(near(picture, RED) for picture in pictures)
+    assert read == [f"{number}.tar" for number in (0, 1, 2, 3, 1, 4)]  # row 5 needs three, so row 6 the second again
+
+
 def test_every_worker_and_process_reads_any_shard(tmp_path, monkeypatch):
     """webdataset would give a shard to one worker of one process, and fail where there are two."""
     for number in range(6):

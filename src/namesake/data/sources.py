@@ -26,7 +26,7 @@ from namesake.errors import Refusal
 
 SHARD = 1000  # pictures
 # Rows after which the sources of a mixture come in the same order again. A prime, since a row's place in its batch says
-# which timesteps it sees (`stratified`): with a factor in common a place of the cycle would meet but a few of them, ever.
+# which timesteps it sees (`stratified`): with a factor in common a place of the cycle would meet only a few, ever.
 CYCLE = 997
 GIVE_UP = 2 * SHARD  # broken pictures in a row
 JUMP = 1009  # rows on to the one that stands in for a broken one: prime, and out of a shard of 1,000
@@ -110,8 +110,8 @@ def _wnids(folder: Path) -> list[str]:
 class OpenImages:
     """Open Images V4 to V7: pictures anywhere under a folder, and the boxes of `*annotations-bbox.csv` there.
 
-    Where there are tables of training pictures (`train-...` of V4, `oidv6-train-...`), those beside them of validation and
-    test are left out.
+    Where there are tables of training pictures (`train-...` of V4, `oidv6-train-...`), those of validation and test
+    beside them are left out.
     Each picture is cut to its largest object, with `about` of its side as context. Boxes of groups, of depictions and
     of views from inside are left out, as are those whose longer side is below `least` of the picture's (200 of the 1,024
     pixels of most), and pictures without a box that is left. A flag that is unknown (-1) counts as not set. Pictures that
@@ -183,12 +183,15 @@ def _area(box: tuple[float, ...]) -> float:
 
 
 class Shards:
-    """WebDataset shards: the `.tar` files of a folder, or where it has none those of its subfolders, each sample with one
-    picture (`.jpg`, `.png`, `.webp`).
+    """WebDataset shards: the `.tar` files of a folder, or where it has none those of its subfolders, each sample with
+    one picture (`.jpg`, `.png`, `.webp`).
 
-    A shard is held in memory while its pictures are asked for, and `order` goes through one shard after the other. How
-    many samples each has is read from `sizes.json` beside them (`write_shards` leaves one) or counted, and then kept in
-    `counts.json` where that can be written. A shard that is cut off is a short one.
+    A shard is held in memory while its pictures are asked for, and `order` goes through one shard after the other. The
+    one before is held too, since what stands in for a broken picture lies in another shard (`JUMP`), and the next row
+    in the first again; one that cannot be read is tried once.
+
+    How many samples each has is read from `sizes.json` beside them (`write_shards` leaves one) or counted, and then
+    kept in `counts.json` where that can be written. A shard that is cut off is a short one.
     """
 
     KINDS = ("jpg", "jpeg", "png", "webp")
@@ -201,7 +204,8 @@ class Shards:
         self.ends = np.cumsum(_counts(folder, self.files))
         if not self.ends[-1]:
             raise Refusal(f'The shards of "{folder}" hold no pictures.')
-        self._open: tuple[int, list[dict[str, Any]]] = (-1, [])
+        self._open: dict[int, list[dict[str, Any]]] = {}  # two, the last one asked for behind
+        self._lost: dict[int, str] = {}  # shards that cannot be read, and why
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -215,11 +219,8 @@ class Shards:
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
         shard = int(np.searchsorted(self.ends, index, side="right"))
-        if self._open[0] != shard:
-            self._open = (shard, [])  # one that cannot be read is not tried for each of its samples
-            self._open = (shard, _samples(self.files[shard]))
         number = index - (int(self.ends[shard - 1]) if shard else 0)
-        samples, where = self._open[1], self.files[shard]
+        samples, where = self._held(shard), self.files[shard]
         if number >= len(samples):
             raise Refusal(f'The shard "{where}" has {len(samples)} samples, fewer than were counted.')
         sample = samples[number]
@@ -229,6 +230,21 @@ class Shards:
         if data is None:
             raise Refusal(f'The sample {sample["__key__"]} of the shard "{where}" has no picture.')
         return square(decode_picture(data, where / sample["__key__"]).pixels, self.size)
+
+    def _held(self, shard: int) -> list[dict[str, Any]]:
+        if shard in self._lost:
+            raise Refusal(self._lost[shard])
+        samples = self._open.pop(shard, None)
+        if samples is None:
+            while len(self._open) > 1:  # before the new one is read, so that there are never three
+                del self._open[next(iter(self._open))]
+            try:
+                samples = _samples(self.files[shard])
+            except Refusal as refusal:
+                self._lost[shard] = str(refusal)
+                raise
+        self._open[shard] = samples
+        return samples
 
 
 def _sizes(folder: Path) -> dict[str, int]:
