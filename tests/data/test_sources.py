@@ -197,9 +197,10 @@ def test_shards_of_others_are_counted_and_broken_ones_refused(tmp_path):
     assert len(found) == 2
     assert near(found[1], BLUE)
     assert near(found[0], RED)
-    (tmp_path / "00001.tar").write_bytes(b"no tar file" * 100)
-    with pytest.raises(Refusal, match=r"00001\.tar"):
-        Shards(tmp_path, 32)
+    for content in (b"no tar file" * 100, b""):
+        (tmp_path / "00001.tar").write_bytes(content)
+        with pytest.raises(Refusal, match=r'00001\.tar" cannot be read \(it is no tar file, [a-z ]*\); make it again'):
+            Shards(tmp_path, 32)
 
 
 def test_shards_of_others_are_counted_once_and_by_their_headers(tmp_path, monkeypatch):

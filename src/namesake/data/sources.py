@@ -310,7 +310,8 @@ def _samples(file: Path) -> list[dict[str, Any]]:
 
 
 def _count(file: Path) -> int:
-    """How many samples `_samples` finds in a shard. Only its headers are read: a data set may have 300 GB."""
+    """How many samples `_samples` finds in a shard, or one less where the cut is right behind one. Only its headers are
+    read: a data set may have 300 GB."""
     from webdataset.tariterators import group_by_keys
 
     try:
@@ -340,7 +341,9 @@ def _names(tar: tarfile.TarFile) -> Iterator[str]:
 
 
 def _unread(file: Path, reason: Exception) -> Refusal:
-    return Refusal(f'The shard "{file}" cannot be read ({reason}); make it again or delete it.')
+    """What tarfile and webdataset say has several lines, or names of their own objects."""
+    told = getattr(reason, "strerror", None) or "it is no tar file, or cut off before its first sample"
+    return Refusal(f'The shard "{file}" cannot be read ({told}); make it again or delete it.')
 
 
 def write_shards(source: Source, folder: Path, size: int, quality: int = 95) -> Iterator[int]:
