@@ -90,6 +90,19 @@ def image_encoder(width: int, seed: int):
     return fill(CLIPVisionModelWithProjection(config), seed)
 
 
+def clip_model(seed: int):
+    """A tiny whole CLIP, its image encoder of 32 pixel pictures: ViT-H/14 as people have it is a folder of one."""
+    from transformers import CLIPConfig, CLIPModel
+
+    small = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config=small | {"vocab_size": 64, "bos_token_id": 62, "eos_token_id": 63},
+        vision_config=small | {"image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    return fill(CLIPModel(config), seed).eval()
+
+
 def write_mini(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write the mini of `kind` ("sd15", "sd21", "sdxl") as an ordinary diffusers folder, and return the folder.
 

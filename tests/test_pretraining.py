@@ -2,18 +2,24 @@
 
 import functools
 import json
+import os
+import signal
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from minis import Pool
+import torch
+from minis import Pool, clip_model
 from PIL import Image
+from safetensors.torch import load_file
 
 from namesake import generate, recipes
 from namesake.backbone import Backbone
+from namesake.data.sources import Mixture
 from namesake.errors import Refusal
-from namesake.methods.date import DateEncoder, read_note
+from namesake.methods.date import Date, DateEncoder, read_note
 from namesake.picturebook import dataset
 
 
@@ -183,6 +189,70 @@ def test_a_data_set_becomes_shards(tmp_path):
     for other in ({"size": 16}, {"data": f"shards:{tmp_path / 'out'}", "size": 32}):
         with pytest.raises(Refusal, match="shards of other pictures"):
             recipes.shards(**{"data": f"folder:{tmp_path}", **other}, output=tmp_path / "out")
+
+
+def _four_kinds(root):
+    """Tiny data sets of all four kinds, as `--data` names them; one picture of a folder is broken."""
+    chance = np.random.default_rng(0)
+
+    def picture(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(chance.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(place)
+
+    for number in range(3):
+        picture(root / f"folder/{number}.png")
+        picture(root / f"imagenet/train/n0144076{number}/n0144076{number}_1.JPEG")
+        picture(root / f"openimages/train/{number:016x}.jpg")
+    (root / "folder/1.png").write_bytes((root / "folder/1.png").read_bytes()[:300])
+    columns = "ImageID,XMin,XMax,YMin,YMax,IsGroupOf,IsDepiction,IsInside"
+    rows = "".join(f"{number:016x},0.1,0.8,0.2,0.9,0,0,0\n" for number in range(3))
+    (root / "openimages/train-annotations-bbox.csv").write_text(f"{columns}\n{rows}")
+    recipes.shards(f"imagenet:{root / 'imagenet'}", root / "shards", size=64)
+    return [f"{kind}:{root / kind}@1" for kind in ("folder", "shards", "imagenet", "openimages")]
+
+
+class _Stopped(recipes.Report):
+    """Ctrl-C in the third step."""
+
+    def warn(self, sentence): ...
+
+    @contextmanager
+    def bar(self, title):
+        yield lambda done, total: os.kill(os.getpid(), signal.SIGINT) if done == 2 else None
+
+
+def test_stable_diffusion_is_pre_trained_on_all_kinds_of_data_and_taken_up_to_the_same_bytes(
+    sd15, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recipes, "_previews", lambda *_: None)
+    monkeypatch.setattr("namesake.train.pretrain._estimate", lambda *_: None)
+    clip_model(4).save_pretrained(tmp_path / "clip")
+    settings = Date(base_word="thing", width=32, blocks=0, layers=1, rank=1, image_encoder=str(tmp_path / "clip"))
+    data, seen, read = _four_kinds(tmp_path), set(), Mixture.read
+
+    def noted(self, rows):
+        seen.update(self.pick(row)[0] for row in rows)
+        return read(self, rows)
+
+    def run(name, workers, **options):
+        how = {"model": sd15, "settings": settings, "steps": 4, "batch": 4, **options}
+        path = recipes.pretrain("sd15", data=data, workers=workers, output=tmp_path / name, **how)
+        (checkpoint,) = (tmp_path / name).glob("checkpoint-*.pt")
+        return load_file(path), torch.load(checkpoint, weights_only=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mixture, "read", noted)
+        whole, end = run("whole", workers=0)
+    assert seen == {0, 1, 2, 3}
+    assert end["skipped"] > 0
+    assert run("parts", workers=2, report=_Stopped())[1]["step"] == 3
+    again, other = run("parts", workers=1, resume=True)
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    for part in ("step", "skipped", "settings"):
+        assert end[part] == other[part]
+    for part in ("module", "optimizer", "average"):
+        torch.testing.assert_close(end[part], other[part], rtol=0, atol=0)
 
 
 def test_what_is_wrong_is_found_before_anything_is_loaded_or_drawn(tmp_path, monkeypatch):

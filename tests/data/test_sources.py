@@ -3,15 +3,18 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import tarfile
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
-from namesake.data.sources import Folder, ImageNet, Mixture, OpenImages, Shards, framed, source, write_shards
+from namesake.data import sources
+from namesake.data.pictures import read_picture
+from namesake.data.sources import CYCLE, Folder, ImageNet, Mixture, OpenImages, Shards, framed, source, write_shards
 from namesake.errors import Refusal
 
 RED, GREEN, BLUE, GREY = (220, 30, 30), (30, 200, 40), (30, 40, 220), (128, 128, 128)
@@ -99,12 +102,41 @@ def test_open_images_is_cut_to_the_largest_thing_that_counts(tmp_path, header):
     about = OpenImages(tmp_path, 40, about=0.5)[1]
     assert near(about[15:25, 15:25], GREEN)
     assert near(about[:3], GREY, 0.8)
-    (tmp_path / "more-annotations-bbox.csv").write_text("ImageID,XMin\n")
+    (tmp_path / "train-more-annotations-bbox.csv").write_text("ImageID,XMin\n")
     with pytest.raises(Refusal, match="no column YMin"):
         OpenImages(tmp_path, 40)
-    (tmp_path / "more-annotations-bbox.csv").write_text(f"{V4}\nx,y\n")
+    (tmp_path / "train-more-annotations-bbox.csv").write_text(f"{V4}\nx,y\n")
     with pytest.raises(Refusal, match="line 2"):
         OpenImages(tmp_path, 40)
+
+
+@pytest.mark.parametrize("header", [V4, V6], ids=["V4", "V6"])
+def test_open_images_for_validation_are_not_trained_on(tmp_path, header):
+    openimages(tmp_path, header)
+    (tmp_path / "validation").mkdir()
+    plain(RED).save(tmp_path / "validation/0009bad4d8539bb4.jpg")
+    row = "0009bad4d8539bb4,xclick,/m/01g317,1,0,1,0,1,0,0,0,0,0"
+    (tmp_path / "validation-annotations-bbox.csv").write_text(f"{V4}\n{row}\n")
+    assert [file.stem for file in OpenImages(tmp_path, 40).files] == ["0001eeaf4aed83f9", "000595fe6fee6369"]
+    next(tmp_path.glob("*train-*.csv")).unlink()
+    assert [file.stem for file in OpenImages(tmp_path, 40).files] == ["0009bad4d8539bb4"]
+
+
+def test_a_table_of_boxes_may_have_a_mark_before_it_and_empty_lines(tmp_path):
+    table = openimages(tmp_path) / "oidv6-train-annotations-bbox.csv"
+    table.write_text("\n" + table.read_text().replace("\n", "\n\n") + "\r\n", encoding="utf-8-sig")
+    assert len(OpenImages(tmp_path, 40)) == 2
+
+
+def test_boxes_are_of_pictures_as_they_are_stored(tmp_path):
+    openimages(tmp_path)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # a viewer turns it by a quarter
+    place = tmp_path / "train_0/0001eeaf4aed83f9.jpg"
+    with Image.open(place) as stored:
+        stored.save(place, quality=95, subsampling=0, exif=turned)
+    assert read_picture(place).pixels.shape == (200, 100, 3)
+    assert near(OpenImages(tmp_path, 40, about=0.0)[0], BLUE, 0.7)
 
 
 def test_a_window_stays_inside_the_picture():
@@ -145,22 +177,110 @@ def test_shards_give_back_what_went_in_without_what_is_broken(tmp_path, monkeypa
     assert len(Shards(place, 32)) == 4
 
 
-def test_shards_of_others_are_counted_and_broken_ones_refused(tmp_path):
-    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
-        for number, color in enumerate((RED, BLUE)):
+def tarred(path, *colors, suffix="png"):
+    """A shard as others make them."""
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("__notes__/of/webdataset.json"))
+        for number, color in enumerate(colors):
             data = io.BytesIO()
             plain(color).save(data, "PNG")
-            for suffix, content in (("png", data.getvalue()), ("json", b"{}"), ("txt", b"a thing")):
-                entry = tarfile.TarInfo(f"a/{number:05d}.{suffix}")
+            for end, content in (("json", b"{}"), (suffix, data.getvalue()), ("txt", b"a thing")):
+                entry = tarfile.TarInfo(f"a/{number:05d}.{end}")
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def test_shards_of_others_are_counted_and_broken_ones_refused(tmp_path):
+    tarred(tmp_path / "00000.tar", RED, BLUE)
     found = Shards(tmp_path, 32)
     assert len(found) == 2
     assert near(found[1], BLUE)
     assert near(found[0], RED)
-    (tmp_path / "00001.tar").write_bytes(b"no tar file" * 100)
-    with pytest.raises(Refusal, match=r"00001\.tar"):
+    for content in (b"no tar file" * 100, b""):
+        (tmp_path / "00001.tar").write_bytes(content)
+        with pytest.raises(Refusal, match=r'00001\.tar" cannot be read \(it is no tar file, [a-z ]*\); make it again'):
+            Shards(tmp_path, 32)
+
+
+def test_shards_of_others_are_counted_once_and_by_their_headers(tmp_path, monkeypatch):
+    counted, count = [], sources._count
+    monkeypatch.setattr(sources, "_samples", None)
+    monkeypatch.setattr(sources, "_count", lambda file: counted.append(file.name) or count(file))
+    tarred(tmp_path / "00000.tar", RED, BLUE)
+    tarred(tmp_path / "00001.tar", GREEN)
+    for _ in range(2):
+        assert len(Shards(tmp_path, 32)) == 3
+        assert counted == ["00000.tar", "00001.tar"]
+    tarred(tmp_path / "00001.tar", GREEN, RED, BLUE)
+    assert len(Shards(tmp_path, 32)) == 5
+    assert counted[2:] == ["00001.tar"]
+    os.utime(tmp_path / "00000.tar", ns=(0, 0))
+    (tmp_path / "00002.tar").write_bytes(b"no tar file")
+    with pytest.raises(Refusal, match=r"00002\.tar"):
         Shards(tmp_path, 32)
+    (tmp_path / "00002.tar").unlink()
+    assert len(Shards(tmp_path, 32)) == 5
+    assert counted[3:] == ["00000.tar", "00002.tar"]  # what was counted before the refusal is kept
+    (tmp_path / "counts.json").unlink()
+    (tmp_path / "counts.json").mkdir()  # nothing can be kept
+    assert len(Shards(tmp_path, 32)) == 5
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_shard_that_is_cut_off_is_a_short_one(tmp_path):
+    whole = tarred(tmp_path / "00000.tar", RED, BLUE, GREEN).read_bytes()
+    tarred(tmp_path / "00001.tar", GREEN)
+    with tarfile.open(tmp_path / "00000.tar") as tar:
+        picture, text = (tar.getmember(f"a/00002.{suffix}") for suffix in ("png", "txt"))
+    for cut, sound in ((picture.offset_data + 40, 2), (text.offset_data + 3, 3), (text.offset + 100, 3)):
+        (tmp_path / "00000.tar").write_bytes(whole[:cut])
+        found = Shards(tmp_path, 32)
+        assert len(found) == 4  # of the third its JSON at least
+        assert all(near(found[number], (RED, BLUE, GREEN)[number]) for number in range(sound))
+        assert near(found[3], GREEN)
+        if sound == 2:
+            with pytest.raises(Refusal, match="has no picture"):
+                found[2]
+    (tmp_path / "sizes.json").write_text('{"00000.tar": 9}')  # of the whole
+    found = Shards(tmp_path, 32)
+    assert near(found[1], BLUE)
+    with pytest.raises(Refusal, match="has 3 samples, fewer"):
+        found[3]
+
+
+def test_shards_of_others_may_have_dots_in_names_and_lie_in_subfolders(tmp_path):
+    for folder, color in (("b", BLUE), ("a/deep", GREEN)):
+        (tmp_path / folder).mkdir(parents=True)
+        tarred(tmp_path / folder / "00000.tar", color, suffix="final.PNG")
+    found = Shards(tmp_path, 32)
+    assert len(found) == 2
+    assert near(found[0], GREEN)
+    assert near(found[1], BLUE)
+    assert len(Shards(tmp_path, 32)) == 2  # by counts.json, two of one name
+    tarred(tmp_path / "00000.tar", RED)
+    found = Shards(tmp_path, 32)
+    assert len(found) == 1  # those of the folder itself alone, if it has some
+    assert near(found[0], RED)
+
+
+def test_broken_pictures_and_shards_are_not_paid_for_by_the_row(tmp_path, monkeypatch):
+    """In shards of 6 in the place of 1,000, whose broken pictures are stood in for by others 7 rows on."""
+    monkeypatch.setattr(sources, "JUMP", 7)
+    read, samples = [], sources._samples
+    monkeypatch.setattr(sources, "_samples", lambda file: read.append(file.name) or samples(file))
+    for number in range(5):
+        tarred(tmp_path / f"{number}.tar", *[RED] * 6)
+    (tmp_path / "sizes.json").write_text(json.dumps({f"{number}.tar": 6 for number in range(5)}))
+    spoilt = (tmp_path / "0.tar").read_bytes().replace(b"\x89PNG", b"spoilt")
+    (tmp_path / "0.tar").write_bytes(spoilt)
+    (tmp_path / "2.tar").write_bytes(b"no tar file")
+    found = Shards(tmp_path, 32)
+    monkeypatch.setattr(found, "order", lambda chance: np.arange(30))
+    pictures, _, skipped = Mixture([found]).read(range(24))
+    assert skipped == 12
+    assert all(near(picture, RED) for picture in pictures)
+    assert read == [f"{number}.tar" for number in (0, 1, 2, 3, 1, 4)]  # row 5 needs three, so row 6 the second again
 
 
 def test_every_worker_and_process_reads_any_shard(tmp_path, monkeypatch):
@@ -193,20 +313,31 @@ class Numbers:
 
 
 def test_a_mixture_keeps_to_its_weights_and_misses_nothing():
-    sources = [Numbers("one", 30), Numbers("two", 7)]
-    mixture = Mixture(sources, [3, 1], seed=5)
-    picks = [mixture.pick(row) for row in range(2000)]
-    assert sum(source == 0 for source, _ in picks) == 1500
+    both = [Numbers("one", 30), Numbers("two", 7)]
+    mixture = Mixture(both, [3, 1], seed=5)
+    picks = [mixture.pick(row) for row in range(2 * CYCLE)]
+    assert sum(source == 0 for source, _ in picks) == 2 * 748  # three quarters of 997
     for number, count in enumerate((30, 7)):
         drawn = [index for source, index in picks if source == number]
         for epoch in range(3):
             assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
         assert drawn[:count] != drawn[count : 2 * count]
-    again = pickle.loads(pickle.dumps(Mixture(sources, [3, 1], seed=5)))  # as a loader's worker gets it
-    assert [again.pick(row) for row in (1999, 0, 777)] == [picks[row] for row in (1999, 0, 777)]
-    assert [Mixture(sources, [3, 1], seed=6).pick(row) for row in range(9)] != picks[:9]
-    by_size = Mixture(sources)
-    assert sum(by_size.pick(row)[0] == 0 for row in range(1000)) in (810, 811)
+    again = pickle.loads(pickle.dumps(Mixture(both, [3, 1], seed=5)))  # as a loader's worker gets it
+    assert [again.pick(row) for row in (1989, 0, 777)] == [picks[row] for row in (1989, 0, 777)]
+    assert [Mixture(both, [3, 1], seed=6).pick(row) for row in range(9)] != picks[:9]
+    by_size = Mixture(both)
+    assert sum(by_size.pick(row)[0] == 0 for row in range(CYCLE)) == 808  # 30 of 37
+
+
+@pytest.mark.parametrize("weights", [[999, 1], [0.9999, 0.00005, 0.00005]], ids=["rare", "very rare"])
+def test_a_rare_source_meets_every_place_of_a_batch(weights):
+    """A row's place in its batch says which timesteps it sees."""
+    mixture, batch = Mixture([Numbers("one", 50_000) for _ in weights], weights), 16
+    drawn = np.array([mixture.pick(row)[0] for row in range(batch * CYCLE)])
+    for number in range(1, len(weights)):
+        rows = np.flatnonzero(drawn == number)
+        assert len(rows) == batch  # once in a cycle
+        assert len(set(rows % batch)) == batch
 
 
 def test_a_broken_picture_gives_way_to_the_next_and_is_counted():

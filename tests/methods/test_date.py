@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from minis import image_encoder
+from minis import clip_model, image_encoder
 
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
@@ -436,6 +436,22 @@ def test_a_model_without_eyes_is_told_what_to_fetch(sd15):
         SMALL.network(blind)
     with pytest.raises(Refusal, match="no image encoder of its own"):
         Features(blind, "own")
+
+
+def test_an_image_encoder_is_read_out_of_the_folder_of_a_whole_clip(sd15, tmp_path):
+    """As ViT-H/14 is for Stable Diffusion, which has no image encoder of its own."""
+    clip = clip_model(4)
+    clip.save_pretrained(tmp_path)
+    features = Features(Backbone.load(sd15, device="cpu"), str(tmp_path))
+    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    with torch.no_grad():
+        last = clip.vision_model(((pictures / 255 - mean) / std).permute(0, 3, 1, 2)).last_hidden_state
+    found = features.image(pictures)
+    assert found.shape == (2, 24, 4, 4)
+    assert features.widths[0] == 24
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), last[:, 1:], rtol=1e-4, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in features.eye.parameters())
 
 
 # Tuning

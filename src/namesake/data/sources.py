@@ -9,7 +9,9 @@ import csv
 import json
 import os
 import re
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +25,9 @@ from namesake.data.pictures import decode_picture, picture_files, read_picture, 
 from namesake.errors import Refusal
 
 SHARD = 1000  # pictures
-CYCLE = 1000  # rows after which the sources of a mixture come in the same order again
+# Rows after which the sources of a mixture come in the same order again. A prime, since a row's place in its batch says
+# which timesteps it sees (`stratified`): with a factor in common a place of the cycle would meet only a few, ever.
+CYCLE = 997
 GIVE_UP = 2 * SHARD  # broken pictures in a row
 JUMP = 1009  # rows on to the one that stands in for a broken one: prime, and out of a shard of 1,000
 
@@ -106,6 +110,8 @@ def _wnids(folder: Path) -> list[str]:
 class OpenImages:
     """Open Images V4 to V7: pictures anywhere under a folder, and the boxes of `*annotations-bbox.csv` there.
 
+    Where there are tables of training pictures (`train-...` of V4, `oidv6-train-...`), those of validation and test
+    beside them are left out.
     Each picture is cut to its largest object, with `about` of its side as context. Boxes of groups, of depictions and
     of views from inside are left out, as are those whose longer side is below `least` of the picture's (200 of the 1,024
     pixels of most), and pictures without a box that is left. A flag that is unknown (-1) counts as not set. Pictures that
@@ -120,6 +126,7 @@ class OpenImages:
         tables = sorted(folder.rglob("*annotations-bbox.csv"))
         if not tables:
             raise Refusal(f'There is no *annotations-bbox.csv under "{folder}"; put the boxes of Open Images there.')
+        tables = [table for table in tables if table.name.startswith(("train", "oidv6-train"))] or tables
         found = {file.stem: file for file in picture_files(folder)}
         boxes: dict[str, tuple[float, ...]] = {}
         for table in tables:
@@ -137,7 +144,7 @@ class OpenImages:
         self.boxes: Float[np.ndarray, "N 4"] = np.array([boxes[name] for name in names], np.float32)
 
     def _rows(self, table: Path, least: float) -> Iterator[tuple[str, tuple[float, ...]]]:
-        with open(table, newline="", encoding="utf-8", errors="replace") as file:
+        with open(table, newline="", encoding="utf-8-sig", errors="replace") as file:
             reader = csv.reader(file)
             header = next(_lines(reader, table), [])
             lacking = [name for name in ("ImageID", *self.SIDES, *self.FLAGS) if name not in header]
@@ -166,7 +173,7 @@ class OpenImages:
 
 def _lines(reader: Iterator[list[str]], table: Path) -> Iterator[list[str]]:
     try:
-        yield from reader
+        yield from filter(None, reader)  # an empty line is no row
     except csv.Error as reason:
         raise Refusal(f'The table "{table}" cannot be read ({reason}); get it again.') from None
 
@@ -176,25 +183,29 @@ def _area(box: tuple[float, ...]) -> float:
 
 
 class Shards:
-    """WebDataset shards: the `.tar` files of a folder, each sample with one picture (`.jpg`, `.png`, `.webp`).
+    """WebDataset shards: the `.tar` files of a folder, or where it has none those of its subfolders, each sample with
+    one picture (`.jpg`, `.png`, `.webp`).
 
-    A shard is held in memory while its pictures are asked for, and `order` goes through one shard after the other. How
-    many samples each has is read from `sizes.json` beside them (`write_shards` leaves one) or counted.
+    A shard is held in memory while its pictures are asked for, and `order` goes through one shard after the other. The
+    one before is held too, since what stands in for a broken picture lies in another shard (`JUMP`), and the next row
+    in the first again; one that cannot be read is tried once.
+
+    How many samples each has is read from `sizes.json` beside them (`write_shards` leaves one) or counted, and then
+    kept in `counts.json` where that can be written. A shard that is cut off is a short one.
     """
 
     KINDS = ("jpg", "jpeg", "png", "webp")
 
     def __init__(self, folder: Path, size: int) -> None:
         self.name, self.size = str(folder), size
-        self.files = sorted(folder.glob("*.tar"))
+        self.files = sorted(folder.glob("*.tar")) or sorted(folder.rglob("*.tar"))
         if not self.files:
-            raise Refusal(f'The folder "{folder}" holds no shards (*.tar).')
-        sizes = _sizes(folder)
-        counts = [sizes[file.name] if file.name in sizes else len(_samples(file)) for file in self.files]
-        self.ends = np.cumsum(counts)
+            raise Refusal(f'The folder "{folder}" holds no shards (*.tar), nor do its subfolders; name another.')
+        self.ends = np.cumsum(_counts(folder, self.files))
         if not self.ends[-1]:
             raise Refusal(f'The shards of "{folder}" hold no pictures.')
-        self._open: tuple[int, list[dict[str, Any]]] = (-1, [])
+        self._open: dict[int, list[dict[str, Any]]] = {}  # two, the last one asked for behind
+        self._lost: dict[int, str] = {}  # shards that cannot be read, and why
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -208,23 +219,65 @@ class Shards:
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
         shard = int(np.searchsorted(self.ends, index, side="right"))
-        if self._open[0] != shard:
-            self._open = (shard, [])  # one that cannot be read is not tried for each of its samples
-            self._open = (shard, _samples(self.files[shard]))
         number = index - (int(self.ends[shard - 1]) if shard else 0)
-        samples, where = self._open[1], self.files[shard]
+        samples, where = self._held(shard), self.files[shard]
         if number >= len(samples):
             raise Refusal(f'The shard "{where}" has {len(samples)} samples, fewer than were counted.')
         sample = samples[number]
-        data = next((sample[kind] for kind in self.KINDS if kind in sample), None)
+        # webdataset ends a sample's name at the first dot: of "photo.final.jpg" the suffix is "final.jpg".
+        ends = [*self.KINDS, *(suffix for kind in self.KINDS for suffix in sample if suffix.endswith(f".{kind}"))]
+        data = next((sample[suffix] for suffix in ends if suffix in sample), None)
         if data is None:
             raise Refusal(f'The sample {sample["__key__"]} of the shard "{where}" has no picture.')
         return square(decode_picture(data, where / sample["__key__"]).pixels, self.size)
+
+    def _held(self, shard: int) -> list[dict[str, Any]]:
+        if shard in self._lost:
+            raise Refusal(self._lost[shard])
+        samples = self._open.pop(shard, None)
+        if samples is None:
+            while len(self._open) > 1:  # before the new one is read, so that there are never three
+                del self._open[next(iter(self._open))]
+            try:
+                samples = _samples(self.files[shard])
+            except Refusal as refusal:
+                self._lost[shard] = str(refusal)
+                raise
+        self._open[shard] = samples
+        return samples
 
 
 def _sizes(folder: Path) -> dict[str, int]:
     found = _note(folder / "sizes.json")
     return {name: count for name, count in found.items() if type(count) is int and count >= 0}
+
+
+def _counts(folder: Path, files: Sequence[Path]) -> list[int]:
+    """How many samples each shard of a folder has. Several processes may count at once; the last one's note stays."""
+    from namesake.edits.file import write
+
+    sizes, place = _sizes(folder), folder / "counts.json"
+    names = [file.relative_to(folder).as_posix() for file in files]
+    before = _note(place)
+    now = {}
+    try:
+        for file, name in zip(files, names, strict=True):
+            if name in sizes:
+                continue
+            try:
+                mark = [file.stat().st_size, file.stat().st_mtime_ns]
+            except OSError as reason:
+                raise _unread(file, reason) from None
+            known = before.get(name)
+            if not (isinstance(known, list) and known[:-1] == mark and type(known[-1]) is int):
+                known = [*mark, _count(file)]
+            now[name] = known
+    finally:  # what was counted before a refusal or Ctrl-C is not lost
+        after = {**before, **now}
+        if after != before:
+            with suppress(Refusal):  # such as a data set that only its owner may write to
+                write(json.dumps(after).encode(), place, "count of the shards")
+    return [sizes[name] if name in sizes else now[name][-1] for name in names]
 
 
 def _note(path: Path) -> dict[str, Any]:
@@ -237,18 +290,60 @@ def _note(path: Path) -> dict[str, Any]:
 
 
 def _samples(file: Path) -> list[dict[str, Any]]:
-    """The samples of a shard, their files as bytes by suffix."""
+    """The samples of a shard, their files as bytes by suffix; of one that is cut off, those before the cut."""
     import webdataset
 
+    reasons: list[Exception] = []
+    # Which process and which worker reads what is not webdataset's to say: `Mixture` tells every one its rows.
+    found = webdataset.WebDataset(
+        str(file),
+        shardshuffle=False,
+        empty_check=False,
+        nodesplitter=None,
+        workersplitter=None,
+        handler=reasons.append,  # and its None ends the shard: a tar file that is cut off raises what it likes
+    )
+    samples = list(found)
+    if reasons and not samples:
+        raise _unread(file, reasons[0])
+    return samples
+
+
+def _count(file: Path) -> int:
+    """How many samples `_samples` finds in a shard, or one less where the cut is right behind one. Only its headers are
+    read: a data set may have 300 GB."""
+    from webdataset.tariterators import group_by_keys
+
     try:
-        # Which process and which worker reads what is not webdataset's to say: `Mixture` tells every one its rows.
-        return list(
-            webdataset.WebDataset(
-                str(file), shardshuffle=False, empty_check=False, nodesplitter=None, workersplitter=None
-            )
-        )
-    except Exception as reason:  # a tar file that is cut off raises what it likes
-        raise Refusal(f'The shard "{file}" cannot be read ({reason}); make it again or delete it.') from None
+        with tarfile.open(file) as tar:
+            names = ({"fname": name, "data": b"", "__url__": ""} for name in _names(tar))
+            return sum(1 for _ in group_by_keys(names, handler=lambda reason: False))
+    except Exception as reason:
+        raise _unread(file, reason) from None
+
+
+def _names(tar: tarfile.TarFile) -> Iterator[str]:
+    """The names of the files in a shard, up to one that is cut off."""
+    last: tarfile.TarInfo | None = None
+    while True:
+        try:
+            entry = tar.next()
+        except OSError:  # the disk's fault, and not the shard's
+            raise
+        except Exception:
+            return
+        # With the next header reached, the file before it is there to its end.
+        if last is not None and last.isreg() and not re.match(r"__[^/]*__($|/)", last.name):  # webdataset's own notes
+            yield last.name
+        if entry is None:
+            return
+        last = entry
+
+
+def _unread(file: Path, reason: Exception) -> Refusal:
+    """What tarfile and webdataset say has several lines, or names of their own objects."""
+    told = getattr(reason, "strerror", None) or "it is no tar file, or cut off before its first sample"
+    return Refusal(f'The shard "{file}" cannot be read ({told}); make it again or delete it.')
 
 
 def write_shards(source: Source, folder: Path, size: int, quality: int = 95) -> Iterator[int]:
@@ -299,7 +394,7 @@ class Mixture:
     """Rows of pictures from several sources.
 
     Each source is gone through in a new random order again and again; the sources come in turn, as often as their
-    weights say, in a cycle of 1,000 rows.
+    weights say, in a cycle of 997 rows.
 
     Args:
         sources: one or several.
@@ -316,6 +411,8 @@ class Mixture:
         counts = np.maximum(1, np.floor(shares).astype(int))
         for place in np.argsort(np.floor(shares) - shares)[: max(0, CYCLE - counts.sum())]:
             counts[place] += 1
+        for _ in range(counts.sum() - CYCLE):  # the rarest come once nevertheless, at the cost of the most frequent
+            counts[counts.argmax()] -= counts.max() > 1
         turns = np.repeat(np.arange(len(sources)), counts)
         self._turns = np.random.default_rng([seed, 0x717]).permutation(turns)
         self._ranks = np.array([(self._turns[:k] == s).sum() for k, s in enumerate(self._turns)])
