@@ -452,6 +452,10 @@ def test_absurd_options_are_refused_before_a_model_is_loaded(capsys, monkeypatch
     refused(capsys, "generate", "a cat", *options, words=words)
 
 
+def test_an_absurd_rate_of_pretraining_is_refused(capsys):
+    refused(capsys, "pretrain", "--rate", "2", words=("rate", "2.0", "from 0 to 1"))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

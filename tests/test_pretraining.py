@@ -191,6 +191,7 @@ def test_what_is_wrong_is_found_before_anything_is_loaded_or_drawn(tmp_path, mon
     for wrong, match in (
         ({"batch": 30, "accumulation": 4}, "multiple of 4"),
         ({"workers": -1}, "workers"),
+        ({"rate": 2.0}, "rate of the run is 2.0"),
         ({"data": ["coco:here"]}, "not understood"),
         ({"output": tmp_path}, "holds a run already"),
     ):

@@ -266,6 +266,9 @@ def pretrain(
     accumulation: Annotated[
         int | None, typer.Option(metavar="N", help="Parts of a step; they do not see each other's words.")
     ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="X", help="AdamW's, after the warm-up; may be another with --resume.")
+    ] = None,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Less memory, a fifth more computation.")
     ] = False,
@@ -285,6 +288,7 @@ def pretrain(
         steps=steps,
         batch=batch,
         accumulation=accumulation,
+        rate=rate,
         checkpointing=checkpointing,
         seed=seed,
         resume=resume,

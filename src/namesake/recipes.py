@@ -915,6 +915,7 @@ def pretrain(
     steps: int | None = None,
     batch: int | None = None,
     accumulation: int | None = None,
+    rate: float | None = None,
     checkpointing: bool = False,
     seed: int = 0,
     resume: bool = False,
@@ -928,7 +929,7 @@ def pretrain(
 
     recipe: see `pretrain_recipes`. data: "imagenet:DIR", "openimages:DIR", "shards:DIR", "folder:DIR", "picturebook",
     each with "@WEIGHT" where it should not count by its number of pictures; the picturebook recipe has its own. model,
-    steps, batch (over all processes), accumulation, settings: in the place of the recipe's. workers: processes that
+    steps, batch (over all processes), accumulation, rate, settings: in the place of the recipe's. workers: processes that
     read pictures ahead. tracker: one of accelerate's. output: by default out/pretrain/<recipe>.
     Started by `accelerate launch` or `torchrun`, every process calls this; the first one writes and talks.
     Raises Refusal.
@@ -939,7 +940,7 @@ def pretrain(
         raise Refusal(f"There is no recipe '{recipe}'; choose one of {', '.join(recipes)}.")
     chosen = recipes[recipe]
     _number("workers", workers, 0, 256)
-    asked = {"steps": steps, "batch": batch, "accumulation": accumulation}
+    asked = {"steps": steps, "batch": batch, "accumulation": accumulation, "rate": rate}
     given = {name: value for name, value in asked.items() if value is not None}
     plan = replace(chosen.plan, checkpointing=checkpointing, seed=seed, **given)
     plan = replace(plan, warmup=min(plan.warmup, max(1, plan.steps // 10)))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from minis import image_encoder
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from namesake.backbone import Backbone
 from namesake.errors import Refusal
@@ -114,8 +115,8 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_trains_the_encoder_alone(bac
     assert len(lines(tmp_path / "parts")) == 3  # the third step was made, and is lost
     with pytest.raises(Refusal, match="--resume"):
         run(backbone, tmp_path / "parts")
-    with pytest.raises(Refusal, match=r"rate 0\.01 and now 0\.02"):
-        run(backbone, tmp_path / "parts", replace(PLAN, rate=0.02), resume=True)
+    with pytest.raises(Refusal, match=r"decay 0\.01 and now 0\.02"):
+        run(backbone, tmp_path / "parts", replace(PLAN, decay=0.02), resume=True)
     pictures = Ready()
     done, again = run(backbone, tmp_path / "parts", pictures=pictures, resume=True)
     assert done == 4
@@ -262,6 +263,29 @@ def test_a_loss_that_is_not_finite_ends_the_run(backbone, tmp_path):
     with pytest.raises(Refusal, match="not finite at step 1"):
         pretrain(backbone, encoder, Stream(backbone, Ready()), PROMPTS, PLAN, tmp_path)
     assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_a_run_that_diverged_goes_on_at_a_lower_rate(backbone, tmp_path):
+    """And the optimizer's rate at each step is the plan's."""
+    rates, slow = [], replace(PLAN, rate=1e-4)
+
+    def diverges(optimizer, *_):
+        (group,) = optimizer.param_groups
+        rates.append(group["lr"])
+        if group["lr"] > slow.rate and optimizer.state[group["params"][0]]["step"] == 3:
+            group["params"][0].data.fill_(torch.nan)
+
+    hook = register_optimizer_step_post_hook(diverges)
+    try:
+        with pytest.raises(Refusal, match=r"not finite at step 4, at a rate of 0\.01; .*--rate"):
+            run(backbone, tmp_path)
+        done, encoder = run(backbone, tmp_path, slow, resume=True)
+    finally:
+        hook.remove()
+    assert done == 4
+    assert all(parameter.isfinite().all() for parameter in encoder.parameters())
+    fast = [PLAN.rate_at(step) for step in range(3)]
+    assert rates == pytest.approx([*fast, slow.rate_at(2), slow.rate_at(3)], rel=1e-9)
 
 
 def test_what_cannot_be_run_is_refused(tmp_path):

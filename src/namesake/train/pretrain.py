@@ -346,8 +346,9 @@ def pretrain(
     """Train an encoder; it holds the averaged weights when this returns.
 
     Ctrl-C ends the run after the step that is under way, with a checkpoint; `resume` goes on from the last one, to the
-    bytes of a run that nothing stopped. Into `folder` go `checkpoint-<step>.pt` (written beside and renamed; only then
-    the one before it goes), `curve.jsonl`, and what `preview` writes.
+    bytes of a run that nothing stopped, or at another rate, as one that diverged must. Into `folder` go
+    `checkpoint-<step>.pt` (written beside and renamed; only then the one before it goes), `curve.jsonl`, and what
+    `preview` writes.
 
     Args:
         backbone: the frozen model.
@@ -473,7 +474,8 @@ def pretrain(
                 means = accelerator.reduce(figures, "mean").tolist()
                 if not math.isfinite(sum(means) + norm.item()):
                     raise Refusal(
-                        f"The loss is not finite at step {step + 1}; lower the rate and go on from the last checkpoint."
+                        f"The loss is not finite at step {step + 1}, at a rate of {plan.rate:g}; go on from the last "
+                        "checkpoint (--resume) at a lower one (--rate)."
                     )
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -618,4 +620,5 @@ def _restored(
     return int(state["step"]), int(state["skipped"])
 
 
-FREE = ("save_every", "preview_every", "log_every", "checkpointing")  # what may differ between a run and its going on
+# What may differ between a run and its going on; the rate, since a run that diverged would do so again at its own.
+FREE = ("rate", "save_every", "preview_every", "log_every", "checkpointing")
