@@ -4,9 +4,11 @@ import functools
 import json
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from minis import Pool
 from PIL import Image
 
@@ -183,6 +185,22 @@ def test_a_data_set_becomes_shards(tmp_path):
     for other in ({"size": 16}, {"data": f"shards:{tmp_path / 'out'}", "size": 32}):
         with pytest.raises(Refusal, match="shards of other pictures"):
             recipes.shards(**{"data": f"folder:{tmp_path}", **other}, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kind", "pays", "dtype"), [("cuda", True, None), ("cuda", False, torch.float32), ("mps", False, torch.float32)]
+)
+def test_gradients_pass_through_no_fp16(kind, pays, dtype, tmp_path, monkeypatch):
+    def load(model, **options):
+        assert options == {"device": torch.device(kind), "dtype": dtype}
+        raise Refusal("Enough.")
+
+    here = SimpleNamespace(device=torch.device(kind), num_processes=1, is_main_process=True)
+    monkeypatch.setattr("namesake.train.pretrain.launched", lambda *_: here)
+    monkeypatch.setattr("namesake.machine.bf16_pays", lambda asked: pays and asked == kind)
+    monkeypatch.setattr(Backbone, "load", load)
+    with pytest.raises(Refusal, match="Enough"):
+        recipes.pretrain("picturebook", output=tmp_path)
 
 
 def test_what_is_wrong_is_found_before_anything_is_loaded_or_drawn(tmp_path, monkeypatch):

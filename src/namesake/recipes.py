@@ -956,6 +956,7 @@ def pretrain(
     from namesake.data.prompts import TEMPLATES
     from namesake.data.sources import Mixture
     from namesake.edits import sketch
+    from namesake.machine import bf16_pays
     from namesake.picturebook.dataset import seen
     from namesake.train.examples import sentences
     from namesake.train.pretrain import Stream, begun, keep, launched
@@ -965,7 +966,9 @@ def pretrain(
     main = accelerator.is_main_process
     plan.share(accelerator.num_processes)
     begun(folder, resume)
-    backbone = Backbone.load(model or chosen.model, device=accelerator.device)
+    # Where bf16 does not pay, a GPU's model comes in fp16 by default. Small gradients are 0 in that, and no loss is scaled.
+    precision = None if bf16_pays(accelerator.device.type) else torch.float32
+    backbone = Backbone.load(model or chosen.model, device=accelerator.device, dtype=precision)
     backbone.unet.to(memory_format=torch.channels_last)
     encoder = (settings or chosen.encoder).network(backbone, seed)
     if data:
