@@ -789,6 +789,24 @@ def test_every_end_has_one_sentence(capsys, monkeypatch, failure, status, words)
     refused(capsys, "show", "x.safetensors", words=words, status=status)
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["pretrain"], ("--accumulation", "--checkpointing", "namesake plan")),
+        (["personalize", "it.png"], ("--method", "namesake methods", "--model")),
+        (["generate", "a cat"], ("--size", "--count", "--model")),
+        (["merge", "x.safetensors", "-o", "y.safetensors"], ("model",)),
+    ],
+)
+def test_where_a_gpu_is_too_small_it_is_said_what_helps(capsys, monkeypatch, command, words):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+
+    for name in ("pretrain", "personalize", "generate_pictures", "merge"):
+        monkeypatch.setattr(recipes, name, fail)
+    refused(capsys, *command, words=("not enough memory", *words))
+
+
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a mistake in the program")
