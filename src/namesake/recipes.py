@@ -1054,6 +1054,7 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
     from namesake.backbone import Backbone
     from namesake.backbone.shapes import Hollow, true_shape
     from namesake.machine import bf16_pays
+    from namesake.methods.date import prepared
     from namesake.methods.dreambooth import DreamBooth
     from namesake.train.examples import Examples, encoded
     from namesake.train.fit import Batch, EditModule
@@ -1069,7 +1070,8 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
     pictures = torch.empty(rows, backbone.size, backbone.size, 3, dtype=torch.uint8, device="meta")
     prompts = [f"a picture of {encoder.word}"] * rows
     latents = encoded(backbone, pictures)
-    kept = encoder.features(pictures, latents) if recipe.drawings else None
+    looked = encoder.features(pictures, latents)  # in any case, since a run reads the empty prompt once
+    kept = looked if recipe.drawings else None
 
     def seen(imitated: Imitated) -> Batch:
         """What `Stream` gives, kept or not."""
@@ -1079,10 +1081,8 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
             return Batch(encoded(backbone, pictures), prompts, pictures=pictures)
 
     def begun() -> tuple[EditModule, Batch]:
-        examples = Examples.of(backbone, pictures[:1], word, None, tuned)
-        module = replace(settings, batch=tuned).start(
-            backbone, encoder, pictures[:1], examples.latents[:1], word, recipe.encoder.base_word
-        )
+        own = replace(settings, batch=tuned)
+        module, examples = prepared(backbone, encoder, pictures[:1], word, recipe.encoder.base_word, own)
         return module, examples.batch(0, torch.Generator())
 
     def whole() -> tuple[EditModule, Batch]:
