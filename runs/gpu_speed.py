@@ -148,6 +148,7 @@ def main(
         tell("the whole U-Net", full_batch, again, measured(lambda: tune(backbone, whole, picture, **known)))
     checkpointed(backbone, False)
 
+    backbone.unet.to(memory_format=torch.channels_last)  # as the recipes pre-train
     print(
         "\n| pre-training in parts of | checkpointing | pictures a second | days of 150,000 steps of 64 | peak memory, GiB |"
     )

@@ -452,6 +452,10 @@ def test_absurd_options_are_refused_before_a_model_is_loaded(capsys, monkeypatch
     refused(capsys, "generate", "a cat", *options, words=words)
 
 
+def test_an_absurd_rate_of_pretraining_is_refused(capsys):
+    refused(capsys, "pretrain", "--rate", "2", words=("rate", "2.0", "from 0 to 1"))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -783,6 +787,24 @@ def test_every_end_has_one_sentence(capsys, monkeypatch, failure, status, words)
 
     monkeypatch.setattr(recipes, "show", fail)
     refused(capsys, "show", "x.safetensors", words=words, status=status)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["pretrain"], ("--accumulation", "--checkpointing", "namesake plan")),
+        (["personalize", "it.png"], ("--method", "namesake methods", "--model")),
+        (["generate", "a cat"], ("--size", "--count", "--model")),
+        (["merge", "x.safetensors", "-o", "y.safetensors"], ("model",)),
+    ],
+)
+def test_where_a_gpu_is_too_small_it_is_said_what_helps(capsys, monkeypatch, command, words):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+
+    for name in ("pretrain", "personalize", "generate_pictures", "merge"):
+        monkeypatch.setattr(recipes, name, fail)
+    refused(capsys, *command, words=("not enough memory", *words))
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):

@@ -10,11 +10,19 @@ import torch
 SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "runs" / "gpu_speed.py"))
 
 
-def test_it_measures_each_stage_on_the_picture_book(tmp_path, capsys):
+def test_it_measures_each_stage_on_the_picture_book(tmp_path, capsys, monkeypatch):
+    known, laid = SCRIPT["main"].__globals__, []
+
+    def pretraining(backbone, *rest):
+        laid.append(backbone.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last))
+        return SCRIPT["pretraining"](backbone, *rest)
+
+    monkeypatch.setitem(known, "pretraining", pretraining)
     SCRIPT["main"](
         "picturebook", "1", steps=1, rows=1, full_batch=1, pretraining_batch=2, pretraining_steps=2, out=tmp_path
     )
     found = json.loads((tmp_path / "picturebook.json").read_text())
+    assert laid == [True, True]  # as in a run of a recipe
     sizes = found["parameters"]
     assert sizes["concept"] < sizes["encoder"] < 3e6 < sizes["whole U-Net"]
     for name in ("a look and 1 steps, 1 rows", "the whole U-Net, 1 rows", "pre-training"):

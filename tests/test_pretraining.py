@@ -7,6 +7,7 @@ import signal
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,12 +256,29 @@ def test_stable_diffusion_is_pre_trained_on_all_kinds_of_data_and_taken_up_to_th
         torch.testing.assert_close(end[part], other[part], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "pays", "dtype"), [("cuda", True, None), ("cuda", False, torch.float32), ("mps", False, torch.float32)]
+)
+def test_gradients_pass_through_no_fp16(kind, pays, dtype, tmp_path, monkeypatch):
+    def load(model, **options):
+        assert options == {"device": torch.device(kind), "dtype": dtype}
+        raise Refusal("Enough.")
+
+    here = SimpleNamespace(device=torch.device(kind), num_processes=1, is_main_process=True)
+    monkeypatch.setattr("namesake.train.pretrain.launched", lambda *_: here)
+    monkeypatch.setattr("namesake.machine.bf16_pays", lambda asked: pays and asked == kind)
+    monkeypatch.setattr(Backbone, "load", load)
+    with pytest.raises(Refusal, match="Enough"):
+        recipes.pretrain("picturebook", output=tmp_path)
+
+
 def test_what_is_wrong_is_found_before_anything_is_loaded_or_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(Backbone, "load", None)
     (tmp_path / "checkpoint-00000002.pt").touch()
     for wrong, match in (
         ({"batch": 30, "accumulation": 4}, "multiple of 4"),
         ({"workers": -1}, "workers"),
+        ({"rate": 2.0}, "rate of the run is 2.0"),
         ({"data": ["coco:here"]}, "not understood"),
         ({"output": tmp_path}, "holds a run already"),
     ):

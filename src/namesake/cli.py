@@ -30,6 +30,15 @@ app = typer.Typer(
 picturebook = typer.Typer(help="The picture book: its drawings, its model, its judge.", no_args_is_help=True)
 app.add_typer(picturebook, name="picturebook")
 
+# What helps where the memory is not enough, for the commands that have more to offer than a smaller model.
+LIGHTER = {
+    "pretrain": "make a step of more parts (--accumulation), or compute activations twice (--checkpointing); "
+    "'namesake plan' says what a step takes",
+    "personalize": "compute activations twice (--checkpointing), try a method of fewer rows (--method; 'namesake methods' "
+    "lists them), or a smaller --model",
+    "generate": "try a smaller --size, a smaller --count, or a smaller --model",
+}
+
 # What typer raises for a command line that it cannot read. Newer versions carry click inside, and name it nowhere.
 Unreadable: Any = typer.BadParameter.__mro__[2]
 
@@ -271,6 +280,9 @@ def pretrain(
     accumulation: Annotated[
         int | None, typer.Option(metavar="N", help="Parts of a step; they do not see each other's words.")
     ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="X", help="AdamW's, after the warm-up; may be another with --resume.")
+    ] = None,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Less memory, a fifth more computation.")
     ] = False,
@@ -290,6 +302,7 @@ def pretrain(
         steps=steps,
         batch=batch,
         accumulation=accumulation,
+        rate=rate,
         checkpointing=checkpointing,
         seed=seed,
         resume=resume,
@@ -384,8 +397,9 @@ def picturebook_check(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. What the user did wrong is one sentence, never a traceback."""
     _quiet()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        status = app(args=given, standalone_mode=False)
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
         if status == 130:  # newer typers make a status of the interrupt
@@ -407,15 +421,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError:
-        return _fail("There is not enough memory for this; try a smaller picture, size or model.", 2)
+        return _fail(_too_large(given), 2)
     except OSError as error:
         place = f'"{error.filename}": ' if error.filename else ""
         return _fail(f"{place}{error.strerror or error}.", 2)
     except RuntimeError as error:
-        # How torch says it, on the CPU and on a GPU.
+        # How torch says it, on a GPU (torch.OutOfMemoryError is a RuntimeError) and on the CPU.
         if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            return _fail("There is not enough memory for this; try a smaller picture, size or model.", 2)
+            return _fail(_too_large(given), 2)
         raise
+
+
+def _too_large(arguments: Sequence[str]) -> str:
+    remedy = LIGHTER.get(next(iter(arguments), ""), "try a smaller model")
+    return f"There is not enough memory for this; {remedy}."
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -919,6 +919,7 @@ def pretrain(
     steps: int | None = None,
     batch: int | None = None,
     accumulation: int | None = None,
+    rate: float | None = None,
     checkpointing: bool = False,
     seed: int = 0,
     resume: bool = False,
@@ -932,7 +933,7 @@ def pretrain(
 
     recipe: see `pretrain_recipes`. data: "imagenet:DIR", "openimages:DIR", "shards:DIR", "folder:DIR", "picturebook",
     each with "@WEIGHT" where it should not count by its number of pictures; the picturebook recipe has its own. model,
-    steps, batch (over all processes), accumulation, settings: in the place of the recipe's. workers: processes that
+    steps, batch (over all processes), accumulation, rate, settings: in the place of the recipe's. workers: processes that
     read pictures ahead. tracker: one of accelerate's. output: by default out/pretrain/<recipe>.
     Started by `accelerate launch` or `torchrun`, every process calls this; the first one writes and talks.
     Raises Refusal.
@@ -943,7 +944,7 @@ def pretrain(
         raise Refusal(f"There is no recipe '{recipe}'; choose one of {', '.join(recipes)}.")
     chosen = recipes[recipe]
     _number("workers", workers, 0, 256)
-    asked = {"steps": steps, "batch": batch, "accumulation": accumulation}
+    asked = {"steps": steps, "batch": batch, "accumulation": accumulation, "rate": rate}
     given = {name: value for name, value in asked.items() if value is not None}
     plan = replace(chosen.plan, checkpointing=checkpointing, seed=seed, **given)
     plan = replace(plan, warmup=min(plan.warmup, max(1, plan.steps // 10)))
@@ -959,6 +960,7 @@ def pretrain(
     from namesake.data.prompts import TEMPLATES
     from namesake.data.sources import Mixture
     from namesake.edits import sketch
+    from namesake.machine import bf16_pays
     from namesake.picturebook.dataset import seen
     from namesake.train.examples import sentences
     from namesake.train.pretrain import Stream, begun, keep, launched
@@ -968,7 +970,9 @@ def pretrain(
     main = accelerator.is_main_process
     plan.share(accelerator.num_processes)
     begun(folder, resume)
-    backbone = Backbone.load(model or chosen.model, device=accelerator.device)
+    # Where bf16 does not pay, a GPU's model comes in fp16 by default. Small gradients are 0 in that, and no loss is scaled.
+    precision = None if bf16_pays(accelerator.device.type) else torch.float32
+    backbone = Backbone.load(model or chosen.model, device=accelerator.device, dtype=precision)
     backbone.unet.to(memory_format=torch.channels_last)
     encoder = (settings or chosen.encoder).network(backbone, seed)
     if data:
@@ -1054,6 +1058,7 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
     from namesake.backbone import Backbone
     from namesake.backbone.shapes import Hollow, true_shape
     from namesake.machine import bf16_pays
+    from namesake.methods.date import prepared
     from namesake.methods.dreambooth import DreamBooth
     from namesake.train.examples import Examples, encoded
     from namesake.train.fit import Batch, EditModule
@@ -1069,7 +1074,8 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
     pictures = torch.empty(rows, backbone.size, backbone.size, 3, dtype=torch.uint8, device="meta")
     prompts = [f"a picture of {encoder.word}"] * rows
     latents = encoded(backbone, pictures)
-    kept = encoder.features(pictures, latents) if recipe.drawings else None
+    looked = encoder.features(pictures, latents)  # in any case, since a run reads the empty prompt once
+    kept = looked if recipe.drawings else None
 
     def seen(imitated: Imitated) -> Batch:
         """What `Stream` gives, kept or not."""
@@ -1079,10 +1085,8 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
             return Batch(encoded(backbone, pictures), prompts, pictures=pictures)
 
     def begun() -> tuple[EditModule, Batch]:
-        examples = Examples.of(backbone, pictures[:1], word, None, tuned)
-        module = replace(settings, batch=tuned).start(
-            backbone, encoder, pictures[:1], examples.latents[:1], word, recipe.encoder.base_word
-        )
+        own = replace(settings, batch=tuned)
+        module, examples = prepared(backbone, encoder, pictures[:1], word, recipe.encoder.base_word, own)
         return module, examples.batch(0, torch.Generator())
 
     def whole() -> tuple[EditModule, Batch]:

@@ -504,6 +504,24 @@ def test_tuning_moves_the_prediction_and_lowers_what_it_minds(each):
     assert 0 < max(moved) < 2 * 2e-3 * 1.01
 
 
+def test_latents_and_features_are_computed_once_for_all_steps(backbone, monkeypatch):
+    encoder, pictures, asked = SMALL.network(backbone), batch_of(backbone).pictures, []
+
+    def counted(owner, name):
+        inner = getattr(owner, name)
+
+        def call(self, *inputs):
+            asked.append((name, len(inputs[0])))
+            return inner(self, *inputs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in ((Backbone, "encode"), (Features, "image"), (Features, "reference")):
+        counted(owner, name)
+    personalize(backbone, encoder, pictures, steps=3, settings=Tuning(batch=2))
+    assert asked == [("encode", 2), ("image", 1), ("reference", 1)]
+
+
 @pytest.mark.parametrize("layers", [False, True])
 def test_extra_ranks_have_no_effect_yet_and_are_tuned(backbone, layers):
     batch, encoder = batch_of(backbone), stirred(SMALL.network(backbone))

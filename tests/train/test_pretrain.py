@@ -1,5 +1,6 @@
 """Pre-training: the same bytes after a kill, one path for one process and for two, and nothing trained but the encoder."""
 
+import errno
 import json
 import os
 import signal
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from minis import image_encoder
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from namesake.backbone import Backbone
 from namesake.errors import Refusal
-from namesake.methods.date import Date
+from namesake.methods.date import Date, DateEncoder
 from namesake.train import pretrain as room
 from namesake.train.examples import sentences
 from namesake.train.pretrain import ELSEWHERE, Kept, Plan, Stream, gathered, keep, launched, pretrain
@@ -114,8 +116,8 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_trains_the_encoder_alone(bac
     assert len(lines(tmp_path / "parts")) == 3  # the third step was made, and is lost
     with pytest.raises(Refusal, match="--resume"):
         run(backbone, tmp_path / "parts")
-    with pytest.raises(Refusal, match=r"rate 0\.01 and now 0\.02"):
-        run(backbone, tmp_path / "parts", replace(PLAN, rate=0.02), resume=True)
+    with pytest.raises(Refusal, match=r"decay 0\.01 and now 0\.02"):
+        run(backbone, tmp_path / "parts", replace(PLAN, decay=0.02), resume=True)
     pictures = Ready()
     done, again = run(backbone, tmp_path / "parts", pictures=pictures, resume=True)
     assert done == 4
@@ -185,6 +187,17 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(backbone, tmp_path):
     shown = []
     done, _ = run(backbone, tmp_path, resume=True, preview=lambda step, module: shown.append(step))
     assert (done, shown) == (4, [4])
+
+
+def test_the_curve_of_a_broken_run_is_that_of_a_whole_one(backbone, tmp_path):
+    plan = replace(PLAN, log_every=4)
+    run(backbone, tmp_path / "whole", plan)
+    stop = Ready(8, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert run(backbone, tmp_path / "parts", plan, stop)[0] == 3
+    run(backbone, tmp_path / "parts", plan, resume=True)
+    ((whole,), (parts,)) = (lines(tmp_path / name) for name in ("whole", "parts"))
+    for name in ("step", "loss", "penalty", "norm"):  # speed is not that of a whole one
+        assert parts[name] == whole[name]
 
 
 def test_accumulation_gives_the_same_step_but_for_the_negatives(backbone, tmp_path, monkeypatch):
@@ -262,6 +275,57 @@ def test_a_loss_that_is_not_finite_ends_the_run(backbone, tmp_path):
     with pytest.raises(Refusal, match="not finite at step 1"):
         pretrain(backbone, encoder, Stream(backbone, Ready()), PROMPTS, PLAN, tmp_path)
     assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_a_run_that_diverged_goes_on_at_a_lower_rate(backbone, tmp_path):
+    """And the optimizer's rate at each step is the plan's."""
+    rates, slow = [], replace(PLAN, rate=1e-4)
+
+    def diverges(optimizer, *_):
+        (group,) = optimizer.param_groups
+        rates.append(group["lr"])
+        if group["lr"] > slow.rate and optimizer.state[group["params"][0]]["step"] == 3:
+            group["params"][0].data.fill_(torch.nan)
+
+    hook = register_optimizer_step_post_hook(diverges)
+    try:
+        with pytest.raises(Refusal, match=r"not finite at step 4, at a rate of 0\.01; .*--rate"):
+            run(backbone, tmp_path)
+        done, encoder = run(backbone, tmp_path, slow, resume=True)
+    finally:
+        hook.remove()
+    assert done == 4
+    assert all(parameter.isfinite().all() for parameter in encoder.parameters())
+    fast = [PLAN.rate_at(step) for step in range(3)]
+    assert rates == pytest.approx([*fast, slow.rate_at(2), slow.rate_at(3)], rel=1e-9)
+
+
+def test_a_checkpoint_goes_only_when_the_next_one_is_there(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def there():
+        return [path.name for path in tmp_path.iterdir()]
+
+    room._save(tmp_path, {"step": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(Refusal, match="No space left"):
+            room._save(tmp_path, {"step": 4})
+    assert there() == ["checkpoint-00000002.pt"]
+    room._save(tmp_path, {"step": 4})
+    assert there() == ["checkpoint-00000004.pt"]
+
+
+def test_what_is_kept_is_the_moving_average(backbone, tmp_path, monkeypatch):
+    biases = []
+    monkeypatch.setattr(DateEncoder, "after_step", lambda self: biases.append(self.trunk.enter.bias.detach().clone()))
+    _, encoder = run(backbone, tmp_path, replace(PLAN, steps=3, average=0.2))
+    one, two, three = biases
+    # It begins as the first step's, and forgets faster at first: what it keeps is 2/11, then 3/12, at most `average`.
+    by_hand = 0.2 * (2 / 11 * one + 9 / 11 * two) + 0.8 * three
+    torch.testing.assert_close(encoder.trunk.enter.bias.detach(), by_hand, rtol=1e-5, atol=1e-7)
+    assert (by_hand - three).abs().max() > 1e-4
 
 
 def test_what_cannot_be_run_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import nn
 
 from namesake.backbone.backbone import Backbone, TextStates
@@ -211,6 +212,12 @@ class Hollow(Backbone):
         made = Hollow(backbone.pipeline, backbone.name)
         made._card = backbone._card
         return made
+
+    def similarity(self, pictures: UInt8[torch.Tensor, "B H W 3"], prompts: Sequence[str]) -> Float[torch.Tensor, "N"]:
+        """What it takes to compare is computed; all prompts fit alike."""
+        if (seen := self._mean_seen(pictures)) is not None:
+            self._text_embeddings(prompts) @ seen
+        return torch.zeros(len(prompts))
 
     def text(self, prompts: list[str]) -> TextStates:
         """As diffusers encodes prompts; but the ids stay on the CPU, where an edit finds its words among them."""

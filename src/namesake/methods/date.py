@@ -591,6 +591,26 @@ def renamed(edit: Edit, word: str) -> Edit:
     return Edit(tuple(parts), edit.about)
 
 
+def prepared(
+    backbone: Backbone,
+    encoder: DateEncoder,
+    pictures: UInt8[Tensor, "B H W 3"],
+    word: str,
+    class_word: str | None,
+    settings: Tuning,
+    masks: Bool[Tensor, "B H W"] | None = None,
+    hard: str | None = None,
+    seed: int = 0,
+) -> tuple[TunedEdit, Examples]:
+    """What `personalize` tunes and on what, before its first step."""
+    examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed)
+    module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed, hard)
+    frames = (
+        describe(backbone, pictures, module.start.about.class_word or "", settings.sides) if settings.context else ()
+    )
+    return module, replace(examples, frames=frames)
+
+
 def personalize(
     backbone: Backbone,
     encoder: DateEncoder,
@@ -632,12 +652,7 @@ def personalize(
     """
     settings = settings or Tuning()
     check_shown(backbone, word, pictures)
-    examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed)
-    module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed, hard)
-    frames = (
-        describe(backbone, pictures, module.start.about.class_word or "", settings.sides) if settings.context else ()
-    )
-    examples = replace(examples, frames=frames)
+    module, examples = prepared(backbone, encoder, pictures, word, class_word, settings, masks, hard, seed)
     edit = fit(
         backbone,
         module,
@@ -649,4 +664,4 @@ def personalize(
         strip=strip,
         stop=None if dvar is None else dvar.rule(backbone, frozen_batch([examples], seed), seed),
     )
-    return told_context(edit, frames)
+    return told_context(edit, examples.frames)

@@ -346,8 +346,9 @@ def pretrain(
     """Train an encoder; it holds the averaged weights when this returns.
 
     Ctrl-C ends the run after the step that is under way, with a checkpoint; `resume` goes on from the last one, to the
-    bytes of a run that nothing stopped. Into `folder` go `checkpoint-<step>.pt` (written beside and renamed; only then
-    the one before it goes), `curve.jsonl`, and what `preview` writes.
+    bytes of a run that nothing stopped, or at another rate, as one that diverged must. Into `folder` go
+    `checkpoint-<step>.pt` (written beside and renamed; only then the one before it goes), `curve.jsonl`, and what
+    `preview` writes.
 
     Args:
         backbone: the frozen model.
@@ -383,11 +384,11 @@ def pretrain(
     parameters = list(module.parameters())
     average = EMAModel(parameters, decay=plan.average, foreach=True)
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=plan.decay)
-    step, before = _restored(folder, resume, settings, module, optimizer, average)
+    step, before, sums = _restored(folder, resume, settings, module, optimizer, average)
     if plan.checkpointing:
         backbone.unet.enable_gradient_checkpointing()
     wrapped = accelerator.prepare_model(module)
-    curve = _Curve(folder / "curve.jsonl", step, accelerator, settings) if main else None
+    curve = _Curve(folder / "curve.jsonl", step, sums, accelerator, settings) if main else None
     parts = iter(stream(_Shares(plan, step, process, processes)))
     mounted: Mount | None = None
 
@@ -434,14 +435,14 @@ def pretrain(
         average.restore(parameters)
 
     def save() -> None:
-        if main:
+        if curve is not None:
             states = {
                 "module": module.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "average": average.state_dict(),
             }
             note = {"step": step, "skipped": skipped, "settings": json.dumps(settings, sort_keys=True)}
-            _save(folder, {**note, **states})
+            _save(folder, {**note, "curve": curve.sums.tolist(), **states})
 
     def once() -> None:
         """What a part takes beside the reading of its pictures, which goes on meanwhile."""
@@ -473,7 +474,8 @@ def pretrain(
                 means = accelerator.reduce(figures, "mean").tolist()
                 if not math.isfinite(sum(means) + norm.item()):
                     raise Refusal(
-                        f"The loss is not finite at step {step + 1}; lower the rate and go on from the last checkpoint."
+                        f"The loss is not finite at step {step + 1}, at a rate of {plan.rate:g}; go on from the last "
+                        "checkpoint (--resume) at a lower one (--rate)."
                     )
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -536,7 +538,9 @@ def _duration(seconds: float) -> str:
 class _Curve:
     """The curve as JSON lines, one for every so many steps, and accelerate's trackers."""
 
-    def __init__(self, path: Path, step: int, accelerator: Any, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, step: int, sums: Sequence[float], accelerator: Any, settings: Mapping[str, Any]
+    ) -> None:
         self.path, self.accelerator = path, accelerator
         kept = []
         for line in path.read_text().splitlines() if step and path.exists() else []:
@@ -547,23 +551,24 @@ class _Curve:
             flat = {name: value for name, value in settings.items() if isinstance(value, int | float | str | bool)}
             accelerator.init_trackers("namesake", flat)
         self._clear()
+        self.sums += sums
 
     def _clear(self) -> None:
-        self.sums, self.count, self.rows, self.since = np.zeros(3), 0, 0, time.perf_counter()
+        """`sums`, of loss, penalty, norm and 1, outlive a break of the run; what is timed does not."""
+        self.sums, self.rows, self.since = np.zeros(4), 0, time.perf_counter()
         self.skipped = self.left = 0
 
     def add(self, plan: Plan, step: int, means: Sequence[float], norm: float, skipped: int) -> None:
-        self.sums += (means[0], means[1], norm)
-        self.count += 1
+        self.sums += (means[0], means[1], norm, 1)
         self.rows += plan.batch
-        self.skipped, self.left = skipped, plan.steps - step
+        self.skipped, self.left = skipped, (plan.steps - step) * plan.batch
 
     def write(self, step: int, rate: float, watched: Mapping[str, float]) -> None:
         """A line of means since the last one, with the projected rest of the run."""
-        seconds = time.perf_counter() - self.since
-        means = dict(zip(("loss", "penalty", "norm"), (self.sums / self.count).tolist(), strict=True))
+        speed = self.rows / (time.perf_counter() - self.since)
+        means = dict(zip(("loss", "penalty", "norm"), (self.sums[:3] / self.sums[3]).tolist(), strict=True))
         line = {"step": step, **means, "rate": rate, **watched, "skipped pictures": self.skipped}
-        line |= {"pictures a second": self.rows / seconds, "hours left": self.left * seconds / self.count / 3600}
+        line |= {"pictures a second": speed, "hours left": self.left / speed / 3600}
         with open(self.path, "a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
         if self.accelerator.log_with:
@@ -592,12 +597,12 @@ def begun(folder: Path, resume: bool) -> Path | None:
 
 def _restored(
     folder: Path, resume: bool, settings: Mapping[str, Any], module: nn.Module, optimizer: Any, average: Any
-) -> tuple[int, int]:
-    """The step of the last checkpoint in a folder, whose states are loaded, and how many pictures were skipped until
-    then; 0 where there is none."""
+) -> tuple[int, int, list[float]]:
+    """The step of the last checkpoint in a folder, whose states are loaded, how many pictures were skipped until then,
+    and the sums of the curve since its last line; all 0 where there is none."""
     last = begun(folder, resume)
     if last is None:
-        return 0, 0
+        return 0, 0, [0.0] * 4
     try:
         state = torch.load(last, map_location="cpu", weights_only=True)
         before = json.loads(state["settings"])
@@ -615,7 +620,8 @@ def _restored(
     optimizer.load_state_dict(state["optimizer"])
     average.load_state_dict(state["average"])
     average.to(next(module.parameters()).device)
-    return int(state["step"]), int(state["skipped"])
+    return int(state["step"]), int(state["skipped"]), state.get("curve", [0.0] * 4)  # older ones have no sums
 
 
-FREE = ("save_every", "preview_every", "log_every", "checkpointing")  # what may differ between a run and its going on
+# What may differ between a run and its going on; the rate, since a run that diverged would do so again at its own.
+FREE = ("rate", "save_every", "preview_every", "log_every", "checkpointing")
