@@ -944,7 +944,7 @@ def pretrain(
         raise Refusal(f"There is no recipe '{recipe}'; choose one of {', '.join(recipes)}.")
     chosen = recipes[recipe]
     _number("workers", workers, 0, 256)
-    asked = {"steps": steps, "batch": batch, "accumulation": accumulation, "rate": rate}
+    asked: dict[str, Any] = {"steps": steps, "batch": batch, "accumulation": accumulation, "rate": rate}
     given = {name: value for name, value in asked.items() if value is not None}
     plan = replace(chosen.plan, checkpointing=checkpointing, seed=seed, **given)
     plan = replace(plan, warmup=min(plan.warmup, max(1, plan.steps // 10)))
