@@ -1267,7 +1267,7 @@ def encoder_of(backbone: "Backbone", named: str | None, report: Report) -> "Date
         return None
     if named is None:
         shipped = shipped_encoder()
-        if backbone.kind not in OWN_WORLD or not shipped.is_file():
+        if backbone.kind != "picturebook" or not shipped.is_file():
             return None
         try:
             return DateEncoder.load(shipped, backbone)

@@ -94,8 +94,18 @@ def test_the_three_ranges_share_no_number():
             assert made.number in numbers
     with pytest.raises(Refusal, match="no concept 1500000000"):
         concept(1_500_000_000)
-    with pytest.raises(IndexError):
+    with pytest.raises(Refusal, match=r"no concept 2,500 of a category in reporting; 0 to 2,498"):
         number_of("reporting", "cat", 2500)
+    for split, category, what in (("training", "dragon", "category"), ("holiday", "cat", "split")):
+        with pytest.raises(Refusal, match=f"There is no {what}"):
+            number_of(split, category, 0)
+
+
+def test_a_scene_is_of_what_the_world_has():
+    color = concept(number_of("tuning", "cat", 0)).colors[0]
+    for wrong in (lambda: Scene("beech"), lambda: Style("watercolour"), lambda: Worn("cap", color)):
+        with pytest.raises(Refusal, match=r"There is no .* choose one of"):
+            wrong()
 
 
 def test_a_number_always_means_the_same_thing():
