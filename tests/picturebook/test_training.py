@@ -347,8 +347,9 @@ def test_a_work_folder_keeps_to_one_world_and_a_stage_does_not_go_back(tmp_path,
     with pytest.raises(Refusal, match="has gone 40 steps, more than 20"):
         train.main("cpu", tmp_path / "work", tmp_path / "model", stage="text_encoder", steps=20)
     (tmp_path / "model" / "unet").mkdir(parents=True)
-    with pytest.raises(Refusal, match="was trained on with the U-Net"):
-        train.main("cpu", tmp_path / "work", tmp_path / "model", stage="text_encoder")
+    for stage in ("tokenizer", "autoencoder", "text_encoder"):
+        with pytest.raises(Refusal, match=f"has learned with the {stage.replace('_', ' ')} beside it"):
+            train.main("cpu", tmp_path / "work", tmp_path / "model", stage=stage)
 
 
 def test_what_later_stages_made_is_not_overwritten(tmp_path, monkeypatch):
@@ -371,10 +372,10 @@ def test_what_later_stages_made_is_not_overwritten(tmp_path, monkeypatch):
     ran.clear()
     train.main("cpu", work, model)
     assert not ran
-    (work / "autoencoder.ckpt").unlink()
-    (work / "text_encoder.ckpt").unlink()
-    train.main("cpu", work, model)
-    assert ran == [("train_autoencoder", False)]  # the text encoder has learned on with the U-Net
+    for stage in stages:
+        (work / f"{stage}.ckpt").unlink()
+    train.main("cpu", work, model)  # on from the weights that are there: the U-Net stays with what it has learned with
+    assert ran == everything[2:]
 
 
 def test_latents_of_another_autoencoder_are_not_taken(tmp_path):

@@ -1080,6 +1080,8 @@ PARTS = {
     "decoder": "vae",
 }
 """The folder of the model that a stage writes."""
+LEARNED_WITH = ("tokenizer", "autoencoder", "text_encoder")
+"""Stages whose parts a U-Net has learned with: with others it would draw nothing."""
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
 
 
@@ -1089,10 +1091,10 @@ def _check_begun(stage: str, preset: Preset, work: Path, model: Path) -> None:
         raise Refusal(
             f'The folder "{work}" holds drawings and checkpoints of another world than the preset\'s; name another with --work.'
         )
-    if stage == "text_encoder" and (model / "unet").exists():
+    if stage in LEARNED_WITH and (model / "unet").exists():
         raise Refusal(
-            f'The text encoder in "{model}" was trained on with the U-Net beside it; go on with --stage unet, or name another '
-            "folder with --model to begin from nothing."
+            f'The U-Net in "{model}" has learned with the {stage.replace("_", " ")} beside it; go on with --stage unet, or name '
+            "another folder with --model to begin from nothing."
         )
     settings = getattr(preset, stage, None) if stage else None
     if isinstance(settings, Stage) and (found := stands_at(work / f"{stage}.ckpt")) > settings.steps:
@@ -1160,8 +1162,8 @@ def main(
     for name in (stage,) if stage else STAGES:
         settings = getattr(recipe, name, None)
         finished = isinstance(settings, Stage) and stands_at(work / f"{name}.ckpt") >= settings.steps
-        # What a finished stage made stays as later ones left it; and a text encoder has learned with its U-Net.
-        if (finished and (model / PARTS[name]).exists()) or (name == "text_encoder" and (model / "unet").exists()):
+        # What a finished stage made stays as later ones left it.
+        if (finished and (model / PARTS[name]).exists()) or (name in LEARNED_WITH and (model / "unet").exists()):
             continue
         torch.manual_seed(sum(name.encode()))  # first weights: the same whatever ran before
         if name == "tokenizer" and accelerator.is_main_process:
