@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 
@@ -280,6 +281,21 @@ def test_the_text_encoder_learns_to_read(tmp_path):
     ids = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")(["a cat", "a cat on the beach"], padding="max_length")
     pooled = encoder(input_ids=torch.tensor(ids.input_ids)).pooler_output
     assert not torch.allclose(pooled[0], pooled[1])
+
+
+def test_the_image_encoder_learns_from_drawings_and_shows_what_it_reads(tmp_path):
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(SHIPPED.parent.parent / "model" / part, tmp_path / part)
+    for scenes in ("all", "easy"):
+        list(draw_ahead(tmp_path / scenes, 6, world=SMALL_WORLD, scenes=scenes, workers=1))
+    preset = replace(PRESETS["cpu"], image_encoder=Stage(2, 4, 2e-3, 1e-3, warmup=1, sheet_every=1))
+    train.train_image_encoder(preset, tmp_path, tmp_path, Accelerator(cpu=True))
+    lines = [json.loads(line) for line in (tmp_path / "image_encoder.curve.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "held nouns" in line] == [1, 2]
+    assert all(0 <= line["held nouns"] <= 1 for line in lines if "held nouns" in line)
+    assert len(list((tmp_path / "sheets").glob("image_encoder-*.png"))) == 2
+    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "image_encoder").iterdir()}
+    assert (tmp_path / "feature_extractor" / "preprocessor_config.json").is_file()
 
 
 def test_a_world_lists_the_words_that_it_uses():
