@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from namesake.errors import Refusal
+from namesake.errors import Refusal, check_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,6 +180,7 @@ def personalize(
     if prior and not (method and chosen.prior):
         raise Refusal(f"Pictures of the class serve {_those(several=False)}; name one of them with --method.")
     from namesake.data.pictures import read_pictures, with_masks
+    from namesake.train.fit import checkpointed
 
     # Hundreds of photographs at their full size would fill the memory; no model draws larger.
     seen = [read_pictures(group, mask_from_alpha=mask is True, side=1024) for group in groups]
@@ -195,8 +196,6 @@ def personalize(
         seen = [[next(masked) for _ in some] for some in seen]
     beside = [read_pictures([path], side=1024) if path is not None else [] for path in priors]
     asked = [_Asked(*one) for one in zip(seen, words, classes, beside, strict=True)]
-    from namesake.train.fit import checkpointed
-
     clock = _Clock()
     backbone = _backbone(model, clock, report)
     drawn = _Strip(backbone, clock) if strip else None
@@ -684,8 +683,7 @@ def method_of(name: str, model: str) -> "Method":
     """A tuned method by name, with the settings that suit a model of a kind (`Backbone.kind`); Refusal for an unknown method."""
     from namesake.methods import METHODS
 
-    if name not in METHODS:
-        raise Refusal(f"There is no method {name!a}; choose one of {', '.join(METHODS)}.")
+    check_name("method", name, METHODS)
     return replace(METHODS[name], **(PICTUREBOOK.get(name, {}) if model == "picturebook" else {}))
 
 
@@ -940,8 +938,7 @@ def pretrain(
     """
     report = report or Report()
     recipes = pretrain_recipes()
-    if recipe not in recipes:
-        raise Refusal(f"There is no recipe '{recipe}'; choose one of {', '.join(recipes)}.")
+    check_name("recipe", recipe, recipes)
     chosen = recipes[recipe]
     _number("workers", workers, 0, 256)
     asked: dict[str, Any] = {"steps": steps, "batch": batch, "accumulation": accumulation, "rate": rate}

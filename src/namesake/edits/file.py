@@ -5,12 +5,13 @@ Tensor keys: `sketch`, and for part number i `i.vectors.<text encoder>`, `i.down
 """
 
 import contextlib
+import io
 import json
 import math
 import os
 import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -100,6 +101,13 @@ def write(data: bytes, path: Path, what: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def write_state(state: Mapping[str, Any], path: Path) -> None:
+    """A checkpoint of torch, whole or not at all; Refusal as `write`."""
+    data = io.BytesIO()
+    torch.save(dict(state), data)
+    write(data.getvalue(), path, "checkpoint")
 
 
 def folder_for(folder: Path, option: str = "-o") -> Path:

@@ -8,13 +8,12 @@ training, the tuning of settings and reporting apart (`SPLITS`).
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from namesake.errors import Refusal
+from namesake.errors import Refusal, check_name
 from namesake.picturebook.figures import BY_NAME, CATEGORIES, Category, Figure
 
 SPLITS: dict[str, range] = {
@@ -25,12 +24,6 @@ SPLITS: dict[str, range] = {
 """Numbers of the concepts that models train on, that settings are chosen on, and that results are reported on."""
 
 _CHARACTER_BASE = 3_000_000_000
-
-
-def known(what: str, name: str, names: Iterable[str]) -> None:
-    """Refuse a name that is none of some names; `what` says of what it is one."""
-    if name not in (names := tuple(names)):
-        raise Refusal(f"There is no {what} {name!a}; choose one of {', '.join(names)}.")
 
 
 # name: hue in degrees, saturation, value; each a range. The gaps between them keep names unambiguous.
@@ -211,8 +204,8 @@ def number_of(split: str, category: str, index: int) -> int:
         Refusal: a split or a category that there is not, or an index below 0 or beyond the split.
     """
     names = [c.name for c in CATEGORIES]
-    known("split", split, SPLITS)
-    known("category", category, names)
+    check_name("split", split, SPLITS)
+    check_name("category", category, names)
     if not 0 <= index < count_of(split):
         raise Refusal(
             f"There is no concept {index:,} of a category in {split}; 0 to {count_of(split) - 1:,} are there."

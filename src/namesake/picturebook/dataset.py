@@ -269,18 +269,6 @@ def _deaf() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def save_beside(data: Any, path: Path) -> None:
-    """A checkpoint, beside its place, to the disk, then renamed: a kill leaves the old one or the new one."""
-    import torch
-
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        torch.save(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 def read_ahead(folder: Path) -> tuple[np.ndarray, list[str]]:
     """All drawings of a folder (uint8 `[N, S, S, 3]`) and their captions."""
     shards = sorted(folder.glob("????.json"))

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from namesake.edits.file import folder_for
-from namesake.errors import Refusal
+from namesake.errors import Refusal, check_name
 from namesake.picturebook.captions import caption
-from namesake.picturebook.concept import SPLITS, Concept, concept, known, number_of
+from namesake.picturebook.concept import SPLITS, Concept, concept, number_of
 from namesake.picturebook.dataset import Drawings
 from namesake.picturebook.draw import draw
 from namesake.picturebook.figures import BY_NAME, CATEGORIES, CORE
@@ -57,7 +57,7 @@ class Sheets:
             )
         for what, names in (("split", SPLITS), ("category", BY_NAME), ("style", STYLES), ("place", _PLACES)):
             if (name := getattr(self, what)) is not None:
-                known(what, name, names)
+                check_name(what, name, names)
 
     def categories(self) -> Image.Image:
         """Every category once, or twenty concepts of the one asked, big and upright."""

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from namesake.edits.base import strided_values
+from namesake.edits.file import write_state
 from namesake.errors import Refusal
 from namesake.machine import bf16_pays
 from namesake.picturebook.concept import (
@@ -47,7 +48,7 @@ from namesake.picturebook.concept import (
     sample_color,
     sample_concept,
 )
-from namesake.picturebook.dataset import drawers, save_beside
+from namesake.picturebook.dataset import drawers
 from namesake.picturebook.draw import FRAME, Truth, draw, pixel_cells
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, STYLES, WORN, Pose, Scene, World, sample_scene
@@ -592,7 +593,7 @@ def train_judge(
                     "step": step,
                     "total": total,
                 }
-                save_beside(state, checkpoint)
+                write_state(state, checkpoint)
             progress.update(bar, completed=step)
     judge = Judge(network.eval().cpu(), world)
     judge.save(out_folder / "judge.safetensors")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from namesake.picturebook.concept import Color, Concept, concept, known, number_of, sample_color
+from namesake.errors import check_name
+from namesake.picturebook.concept import Color, Concept, concept, number_of, sample_color
 from namesake.picturebook.figures import BY_NAME, CATEGORIES, CORE
 from namesake.picturebook.places import CORE_PLACES, PLACES
 
@@ -31,7 +32,7 @@ class Style:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known("style", self.name, STYLES)
+        check_name("style", self.name, STYLES)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Worn:
     color: Color
 
     def __post_init__(self) -> None:
-        known("thing to wear", self.name, WORN)
+        check_name("thing to wear", self.name, WORN)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Second:
     mirror: bool = False
 
     def __post_init__(self) -> None:
-        known("relation", self.relation, RELATIONS)
+        check_name("relation", self.relation, RELATIONS)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Scene:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known("place", self.place, ("studio", *PLACES))
+        check_name("place", self.place, ("studio", *PLACES))
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,13 @@ from torch import Tensor, nn
 
 from namesake.backbone.features import readings
 from namesake.data.prompts import COLORED
-from namesake.edits.file import folder_for, write
-from namesake.errors import Refusal
+from namesake.edits.file import folder_for, write, write_state
+from namesake.errors import Refusal, check_name
 from namesake.machine import half
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
-from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept, known
-from namesake.picturebook.dataset import SHARD, Drawings, draw_ahead, read_ahead, save_beside
+from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept
+from namesake.picturebook.dataset import SHARD, Drawings, draw_ahead, read_ahead
 from namesake.picturebook.figures import BY_NAME
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, RELATIONS, SMALL_WORLD, STYLES, WORN, Scene, World
@@ -365,7 +365,7 @@ def run_stage(
                 "optimizer": optimizer.state_dict(),
                 "step": step,
             }
-            save_beside(state, checkpoint)
+            write_state(state, checkpoint)
 
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -1140,9 +1140,9 @@ def main(
             it stands on, a work folder of another world, a folder that cannot be written (all before any work), and a loss
             that is not finite (in every process).
     """
-    known("preset", preset, PRESETS)
+    check_name("preset", preset, PRESETS)
     if stage:
-        known("stage", stage, STAGES)
+        check_name("stage", stage, STAGES)
     if steps < 0:
         raise Refusal(f"The number of steps is {steps}; a positive one is wanted.")
     recipe = PRESETS[preset]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
 from namesake.edits import Edit, Layout, Mount, mount
-from namesake.edits.file import write
+from namesake.edits.file import write, write_state
 from namesake.errors import Refusal
 from namesake.machine import half, peak_memory, plain_attention
 from namesake.train.examples import encoded
@@ -578,10 +578,8 @@ class _Curve:
 
 def _save(folder: Path, state: Mapping[str, Any]) -> None:
     """A checkpoint, beside and renamed; only then those before it go."""
-    data = io.BytesIO()
-    torch.save(dict(state), data)
     place = folder / f"checkpoint-{state['step']:08d}.pt"
-    write(data.getvalue(), place, "checkpoint")
+    write_state(state, place)
     for old in folder.glob("checkpoint-*.pt"):
         if old.name < place.name:
             old.unlink(missing_ok=True)
