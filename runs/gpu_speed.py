@@ -4,8 +4,8 @@
     python runs/gpu_speed.py --model sdxl --batches 1,4
     python runs/gpu_speed.py --model picturebook --batches 1 --steps 2 --out out/dry       a dry run, on a CPU too
 
-Measured are: a look at one picture (autoencoder, features, encoder) and the steps of tuning, with and without gradient
-checkpointing; tuning the whole U-Net instead, as E4T does; and pre-training by the run's own loop on random pictures, in
+Measured are: a look at one picture (autoencoder, features, encoder) and the steps of tuning, with and without
+`--low-memory`; tuning the whole U-Net instead, as E4T does; and pre-training by the run's own loop on random pictures, in
 parts of `--rows`. Seconds are those of a second run. Memory is the peak of what torch's allocator gave out, the frozen
 weights included; on a CPU, where it does not count, the peak of the process so far. Random weights take the time and the
 memory of trained ones; what they draw is noise. Writes `<model>.json` into the folder and prints tables.
@@ -29,6 +29,7 @@ from namesake.backbone.shapes import KINDS, true_shape
 from namesake.machine import peak_memory
 from namesake.methods.date import Date, DateEncoder, Tuning, personalize
 from namesake.methods.dreambooth import DreamBooth
+from namesake.train.fit import frugal
 from namesake.train.pretrain import Plan, Stream, pretrain
 from namesake.train.tune import personalize as tune
 
@@ -78,13 +79,6 @@ def opened(model: str) -> tuple[Backbone, Date]:
     return Backbone.load(model), Date(base_word="thing", width=160)
 
 
-def checkpointed(backbone: Backbone, on: bool) -> None:
-    if on:
-        backbone.unet.enable_gradient_checkpointing()
-    else:
-        backbone.unet.disable_gradient_checkpointing()
-
-
 def pretraining(backbone: Backbone, encoder: DateEncoder, plan: Plan) -> dict[str, float] | None:
     """Pictures a second in the median step of the run's own loop, and its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
@@ -127,27 +121,28 @@ def main(
     sizes["whole U-Net"] = sum(p.numel() for p in backbone.unet.parameters())
     results: dict[str, Any] = {"model": model, "device": device, "steps": steps, "parameters": sizes}
 
-    print("| | rows | checkpointing | seconds | peak memory, GiB |\n| --- | --- | --- | --- | --- |")
+    print("| | rows | low memory | seconds | peak memory, GiB |\n| --- | --- | --- | --- | --- |")
 
-    def tell(name: str, count: int, again: bool, found: dict[str, float] | None) -> None:
-        results[f"{name}, {count} rows{', checkpointing' * again}"] = found
+    def tell(name: str, count: int, less: bool, found: dict[str, float] | None) -> None:
+        results[f"{name}, {count} rows{', low memory' * less}"] = found
         cells = "too large | too large" if found is None else f"{found['seconds']:.2f} | {found['memory'] / 2**30:.2f}"
-        print(f"| {name} | {count} | {'yes' if again else 'no'} | {cells} |", flush=True)
+        print(f"| {name} | {count} | {'yes' if less else 'no'} | {cells} |", flush=True)
 
     asked = [int(batch) for batch in batches.split(",")]
     for batch in asked:
-        for again in (False, True):
-            checkpointed(backbone, again)
+        for less in (False, True):
+            encoder.to("cpu" if less else backbone.device)  # as one that is loaded then
             tuned = Tuning(batch=batch)
-            found = measured(lambda tuned=tuned: personalize(backbone, encoder, picture, settings=tuned, **known))
-            tell(f"a look and {steps} steps", batch, again, found)
+            with frugal(backbone, less):
+                found = measured(lambda tuned=tuned: personalize(backbone, encoder, picture, settings=tuned, **known))
+            tell(f"a look and {steps} steps", batch, less, found)
     # E4T tunes every weight of the U-Net. Its word offset would add 0.1 % to them.
     whole = DreamBooth(batch=full_batch, prior=0, rare_word=settings.base_word)
-    for again in (False, True):
-        checkpointed(backbone, again)
-        tell("the whole U-Net", full_batch, again, measured(lambda: tune(backbone, whole, picture, **known)))
-    checkpointed(backbone, False)
+    for less in (False, True):
+        with frugal(backbone, less):
+            tell("the whole U-Net", full_batch, less, measured(lambda: tune(backbone, whole, picture, **known)))
 
+    encoder.to(backbone.device)
     backbone.unet.to(memory_format=torch.channels_last)  # as the recipes pre-train
     print(
         "\n| pre-training in parts of | checkpointing | pictures a second | days of 150,000 steps of 64 | peak memory, GiB |"

@@ -793,7 +793,7 @@ def test_every_end_has_one_sentence(capsys, monkeypatch, failure, status, words)
     ("command", "words"),
     [
         (["pretrain"], ("--accumulation", "--checkpointing", "namesake plan")),
-        (["personalize", "it.png"], ("--method", "namesake methods", "--model")),
+        (["personalize", "it.png"], ("--low-memory", "--method", "namesake methods", "--model")),
         (["generate", "a cat"], ("--size", "--count", "--model")),
         (["merge", "x.safetensors", "-o", "y.safetensors"], ("model",)),
     ],

@@ -34,7 +34,7 @@ app.add_typer(picturebook, name="picturebook")
 LIGHTER = {
     "pretrain": "make a step of more parts (--accumulation), or compute activations twice (--checkpointing); "
     "'namesake plan' says what a step takes",
-    "personalize": "compute activations twice (--checkpointing), try a method of fewer rows (--method; 'namesake methods' "
+    "personalize": "ask for less (--low-memory), try a method of fewer rows (--method; 'namesake methods' "
     "lists them), or a smaller --model",
     "generate": "try a smaller --size, a smaller --count, or a smaller --model",
 }
@@ -103,8 +103,8 @@ def personalize(
         str | None,
         typer.Option(metavar="NAME", help="An encoder's file, recipe or hub id, or none; else the shipped one."),
     ] = None,
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Half of the memory, a third more computation.")
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="Half of the GPU's memory and less, a third more computation.")
     ] = False,
     strip: Annotated[
         bool, typer.Option("--strip", help="Also draw the word after 0, 1, 2, 4, 8, ... steps, beside the file.")
@@ -131,7 +131,7 @@ def personalize(
         mask=mask or alpha,
         until_settled=until_settled,
         encoder=encoder,
-        checkpointing=checkpointing,
+        low_memory=low_memory,
         strip=strip,
         output=output,
         report=_report(),

@@ -133,7 +133,7 @@ def personalize(
     mask: "bool | Path | str | Sequence[Path | str]" = False,
     until_settled: bool = False,
     encoder: str | None = None,
-    checkpointing: bool = False,
+    low_memory: bool = False,
     strip: bool = False,
     output: Path | str | None = None,
     report: Report | None = None,
@@ -149,7 +149,7 @@ def personalize(
     itself for a method with prior preservation. mask: where to look: True for what the alpha channel leaves, or a file for
     each picture, light where the thing is. until_settled: end before that where the loss has
     settled (`namesake.train.tune.Dvar`). encoder: a file or hub id, "none" for a cold start; by default the one shipped
-    for the model, if there is one. checkpointing: half of the memory for a third more computation. strip: also draw
+    for the model, if there is one. low_memory: see `namesake.train.fit.frugal`. strip: also draw
     "a picture of <word>" after 0, 1, 2, 4, 8, ... steps, from one noise, into a sheet beside the file. output: the file to
     write, or a folder for a file named after the word, or None to write nothing.
     Raises Refusal for whatever is wrong with these, before the work begins.
@@ -180,7 +180,7 @@ def personalize(
     if prior and not (method and chosen.prior):
         raise Refusal(f"Pictures of the class serve {_those(several=False)}; name one of them with --method.")
     from namesake.data.pictures import read_pictures, with_masks
-    from namesake.train.fit import checkpointed
+    from namesake.train.fit import frugal
 
     # Hundreds of photographs at their full size would fill the memory; no model draws larger.
     seen = [read_pictures(group, mask_from_alpha=mask is True, side=1024) for group in groups]
@@ -199,7 +199,7 @@ def personalize(
     clock = _Clock()
     backbone = _backbone(model, clock, report)
     drawn = _Strip(backbone, clock) if strip else None
-    with checkpointed(backbone, checkpointing):
+    with frugal(backbone, low_memory):
         edit = _teach(backbone, asked, clock, report, steps, seed, method, until_settled, encoder, drawn)
     if ended := edit.about.settings.get("ended"):
         tell = report.say if until_settled else report.warn
@@ -1063,7 +1063,8 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
 
     own = recipe.model in OWN_WORLD
     device = "cpu" if own else "cuda"
-    backbone = Hollow.of(Backbone.load(recipe.model, device="cpu")) if own else true_shape(name.partition("-")[0])
+    kind = name.partition("-")[0]
+    backbone = Hollow.of(Backbone.load(recipe.model, device="cpu") if own else true_shape(kind))
     encoder = recipe.encoder.network(backbone)
     settings = tuning_of(recipe.model)
     rows, tuned = batch or recipe.plan.batch, batch or settings.batch
@@ -1095,8 +1096,8 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
         again: pretraining_step(backbone, encoder, seen, replace(recipe.plan, batch=rows, checkpointing=again), device)
         for again in (False, True)
     }
-    concept = {again: tuning(backbone, begun, 12, device, encoder, checkpointing=again) for again in (False, True)}
-    full = tuning(backbone, whole, 12, device, checkpointing=True)
+    concept = {less: tuning(backbone, begun, 12, device, encoder, frugal=less) for less in (False, True)}
+    full = tuning(backbone, whole, 12, device, frugal=True)
     module, everything = begun()[0], whole()[0]
     parts = [part for part in backbone.pipeline.components.values() if isinstance(part, nn.Module)]
     eyes = (backbone.vae, encoder.features.eye)
@@ -1126,11 +1127,11 @@ def _planned(name: str, recipe: PretrainRecipe, batch: int | None) -> dict[str, 
         "a step, memory with checkpointing": gib(step[True].memory),
         "tuning: rows of a step": f"{tuned}",
         "a look and 12 steps, FLOPs": tera(concept[False].flops),
-        "a look and 12 steps, FLOPs with checkpointing": tera(concept[True].flops),
+        "a look and 12 steps, FLOPs with --low-memory": tera(concept[True].flops),
         "a look and 12 steps, memory": gib(concept[False].memory),
-        "a look and 12 steps, memory with checkpointing": gib(concept[True].memory),
+        "a look and 12 steps, memory with --low-memory": gib(concept[True].memory),
         "the whole U-Net tuned, trained parameters": millions(everything),
-        "the whole U-Net tuned, memory with checkpointing": gib(full.memory),
+        "the whole U-Net tuned, memory with --low-memory": gib(full.memory),
     }
 
 

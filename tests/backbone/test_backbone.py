@@ -4,10 +4,12 @@ import shutil
 import struct
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from minis import KINDS, write_mini
+from torch import nn
 
 from namesake.backbone import Backbone
 from namesake.backbone import load as loading
@@ -431,3 +433,69 @@ class TestWords:
         theirs = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
         wanted = theirs(picture[0].numpy(), return_tensors="pt").pixel_values.flatten(1)
         torch.testing.assert_close(room._embed(Reads(), picture, theirs), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def on_a_gpu(sd15, monkeypatch):
+    """A model that takes itself to be on a GPU, whose networks say where they are and of every move."""
+    backbone = Backbone.load(sd15, device="cpu")
+    places = {}
+    moves = []
+
+    def to(module, place):
+        places[id(module)] = torch.device(place)
+        moves.append((module, torch.device(place).type))
+
+    monkeypatch.setattr(nn.Module, "to", to)
+    monkeypatch.setattr(
+        nn.Module, "parameters", lambda module: iter([SimpleNamespace(device=places.get(id(module), GPU))])
+    )
+    monkeypatch.setattr(Backbone, "device", GPU)
+    return backbone, moves
+
+
+GPU = torch.device("cuda")
+
+
+def test_networks_come_to_the_gpu_to_work_and_leave_it(on_a_gpu):
+    backbone, moves = on_a_gpu
+    others = [*backbone.bystanders]
+    with backbone.at_work(backbone.vae, instead=[backbone.unet]):
+        assert not moves  # nothing was said of memory
+    hooked = nn.Linear(1, 1)
+    hooked._hf_hook = object()  # diffusers moves it
+
+    def work():
+        with backbone.frugally():
+            assert moves == [(one, "cpu") for one in others]
+            del moves[:]
+            with backbone.at_work(backbone.vae, hooked, instead=[backbone.unet]):
+                assert moves == [(backbone.unet, "cpu"), (backbone.vae, "cuda")]
+                with backbone.at_work(backbone.vae):  # it is there already, and stays until the outer end
+                    pass
+                assert len(moves) == 2
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert moves[2:4] == [(backbone.vae, "cpu"), (backbone.unet, "cuda")]
+    assert moves[4:] == [(one, "cuda") for one in others]
+    assert not backbone.frugal
+
+
+def test_off_a_gpu_nothing_is_moved(sd15, monkeypatch):
+    backbone = Backbone.load(sd15, device="cpu")
+    monkeypatch.setattr(nn.Module, "to", lambda *_: pytest.fail("moved"))
+    with backbone.frugally(), backbone.at_work(backbone.vae, instead=[backbone.unet]):
+        pass
+
+
+def test_bystanders_are_all_but_unet_and_text_encoders(sd15, sdxl):
+    for folder in (sd15, sdxl):
+        backbone = Backbone.load(folder, device="cpu")
+        known = [part for part in backbone.pipeline.components.values() if isinstance(part, nn.Module)]
+        rest = [part for part in known if part is not backbone.unet and part not in backbone.text_encoders]
+        assert list(backbone.bystanders) == rest
+        assert backbone.vae in rest
+        backbone.__dict__["_clip"] = (clip := nn.Linear(1, 1), None)  # read out of the cache for a class word
+        assert backbone.bystanders[-1] is clip

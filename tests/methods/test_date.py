@@ -1,6 +1,7 @@
 """DATE: its formulas against cases worked by hand, where pre-training starts, what it trains, and the tuning."""
 
 import math
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from namesake.backbone import Backbone
 from namesake.backbone.features import Features
 from namesake.data.prompts import COLORS, NO_THINGS
 from namesake.edits import LowRankEdit, SecondPath, TokenEdit, edited
+from namesake.edits.mount import Mount
 from namesake.errors import Refusal
 from namesake.evaluate.cold_start import chosen, reference_of
 from namesake.methods import date
@@ -32,7 +34,7 @@ from namesake.methods.date import (
 from namesake.picturebook.draw import draw
 from namesake.picturebook.scene import SMALL_WORLD
 from namesake.train.examples import describe
-from namesake.train.fit import Batch, Phase, fit
+from namesake.train.fit import Batch, Phase, fit, frugal
 from namesake.train.tune import Dvar, real_vectors, sites_of, word_vectors
 
 SMALL = Date(base_word="thing", width=64, blocks=1, layers=1, rank=2)
@@ -667,3 +669,44 @@ def test_offsets_between_bases_stand_on_every_layer_begin_at_nothing_and_are_all
         assert torch.equal(mine, theirs)
     tuned = personalize(book, again, batch.pictures[:1], class_word="cat", steps=1, settings=Tuning(batch=2, blend=1.0))
     assert set(tuned.of(LowRankEdit)[0].factors) == set(low.factors)
+
+
+def test_where_memory_is_short_the_encoder_and_what_it_sees_with_work_one_after_the_other(backbone, monkeypatch):
+    encoder, events = SMALL.network(backbone), []
+
+    @contextmanager
+    def at_work(self, *modules, instead=()):
+        events.append(([*modules], [*instead]))
+        yield
+        events.append("end")
+
+    def watch(owner, name):
+        original = getattr(owner, name)
+
+        def watched(self, *rest, **options):
+            events.append(name)
+            return original(self, *rest, **options)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    monkeypatch.setattr(Backbone, "at_work", at_work)
+    watch(Features, "image")
+    watch(Features, "reference")
+    watch(DateEncoder, "predict")
+    watch(Mount, "load")
+    picture = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    personalize(backbone, encoder, picture, word="<my-it>", class_word="cat", steps=1)
+    assert events == [
+        *(([backbone.vae], []), "end"),
+        *(([encoder.features.eye], [backbone.unet]), "image", "end", "reference"),
+        *(([encoder], []), "predict", "end", "load"),
+    ]
+
+
+def test_a_frugal_model_leaves_its_encoder_in_main_memory(backbone, monkeypatch):
+    moves = []
+    monkeypatch.setattr(DateEncoder, "to", lambda self, place: moves.append(place))
+    for on in (True, False):
+        with frugal(backbone, on):
+            SMALL.network(backbone)
+    assert moves == [backbone.device]

@@ -14,9 +14,9 @@ from namesake.train.fit import (
     Batch,
     Phase,
     TunedEdit,
-    checkpointed,
     dice,
     fit,
+    frugal,
     loss_of,
     stratified,
     strip_steps,
@@ -251,21 +251,21 @@ def test_what_cannot_be_trained_is_refused(backbone, module):
         fit(backbone, module, batches, ALL, steps=-1)
 
 
-def test_checkpointing_recomputes_and_changes_nothing(backbone, monkeypatch):
+def test_a_frugal_run_computes_twice_and_changes_nothing(backbone, monkeypatch):
     import torch.utils.checkpoint as kept
 
     called, original = [], kept.checkpoint
     monkeypatch.setattr(kept, "checkpoint", lambda *a, **k: called.append(1) or original(*a, **k))
     edits = []
     for on in (False, True):
-        with checkpointed(backbone, on):
+        with frugal(backbone, on):
             module = tuned(backbone)
             edits.append(fit(backbone, module, batches, [Phase({"words": 1e-2, "down": 1e-2, "up": 1e-2})], steps=2))
         assert bool(called) == on
         assert not backbone.unet.is_gradient_checkpointing
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*map(tensors, edits), strict=True))
     backbone.unet.enable_gradient_checkpointing()  # as somebody else may have
-    with checkpointed(backbone):
+    with frugal(backbone):
         pass
     assert backbone.unet.is_gradient_checkpointing
     backbone.unet.disable_gradient_checkpointing()

@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,9 +113,11 @@ class Backbone:
 
     Attributes:
         hollow: whether there are only shapes (`namesake.backbone.shapes`).
+        frugal: whether networks without work wait in main memory (`frugally`).
     """
 
     hollow = False
+    frugal = False
 
     def __init__(self, pipeline: Any, name: str, folder: Path | None = None):
         _check(pipeline)
@@ -226,6 +228,36 @@ class Backbone:
         default = inspect.signature(type(self.pipeline).__call__).parameters["guidance_scale"].default
         return float(self._card.get("guidance", default))
 
+    @property
+    def bystanders(self) -> tuple[nn.Module, ...]:
+        """The networks without work in a step of tuning: all but the U-Net and the text encoders."""
+        at_work = {id(self.unet), *map(id, self.text_encoders)}
+        others = [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
+        clip = self.__dict__.get("_clip")  # where it was needed
+        return (*(part for part in others if id(part) not in at_work), *([] if clip is None else [clip[0]]))
+
+    @contextmanager
+    def frugally(self) -> Iterator[None]:
+        """Inside, the bystanders wait in main memory and come to a CUDA GPU while they work; elsewhere nothing is moved."""
+        before, waiting = self.frugal, self.bystanders if self.device.type == "cuda" else ()
+        self.frugal = True
+        try:
+            with _moved(waiting, "cpu"):
+                yield
+        finally:
+            self.frugal = before
+
+    @contextmanager
+    def at_work(self, *modules: nn.Module, instead: Sequence[nn.Module] = ()) -> Iterator[None]:
+        """Networks that work inside; where the model is `frugal` they come to the GPU for it, and those `instead` of which
+        they come leave it meanwhile."""
+        device = self.device
+        if not self.frugal or device.type != "cuda":
+            yield
+            return
+        with _moved(instead, "cpu"), _moved(modules, device):
+            yield
+
     # --- pictures and latents ---
 
     @torch.no_grad()
@@ -243,7 +275,7 @@ class Backbone:
                 f"A picture of {width}x{height} pixels cannot be encoded; sides that are multiples of "
                 f"{self.factor} are wanted."
             )
-        with self._exact_vae() as vae:
+        with self.at_work(self.vae), self._exact_vae() as vae:
             floats = pictures.to(self.device).permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
             posterior = vae.encode(floats).latent_dist
             latents = posterior.mode() if generator is None else posterior.sample(generator)
@@ -252,7 +284,7 @@ class Backbone:
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B H W 3"]:
         """The pictures of scaled latents, on the CPU, rounded as diffusers rounds them."""
-        with self._exact_vae() as vae:
+        with self.at_work(self.vae), self._exact_vae() as vae:
             floats = vae.decode(latents.to(self.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
             floats = (floats * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().float()
         return (floats * 255).round().to(torch.uint8)
@@ -280,7 +312,7 @@ class Backbone:
         if checker is None:
             return [False] * len(pictures)
         floats = pictures.permute(0, 3, 1, 2).to(self.device, torch.float32) / 127.5 - 1
-        with quiet():
+        with quiet(), self.at_work(checker):
             objections = self.pipeline.run_safety_checker(floats, self.device, checker.dtype)[1]
         return [bool(objection) for objection in objections]
 
@@ -458,7 +490,8 @@ class Backbone:
         encoder = getattr(self.pipeline, "image_encoder", None)
         if encoder is None:
             return None
-        return _embed(encoder, pictures, getattr(self.pipeline, "feature_extractor", None))
+        with self.at_work(encoder):
+            return _embed(encoder, pictures, getattr(self.pipeline, "feature_extractor", None))
 
     def nearest_words(self, pictures: UInt8[Tensor, "B H W 3"], n: int = 1) -> list[tuple[str, float]] | None:
         """The real words whose "a picture of a {word}" is nearest to some pictures of one thing, best first.
@@ -490,7 +523,8 @@ class Backbone:
         if self._own_eye:
             seen = self.see(pictures)
         elif self._clip is not None:
-            seen = _embed(self._clip[0], pictures, None)
+            with self.at_work(self._clip[0]):
+                seen = _embed(self._clip[0], pictures, None)
         else:
             return None
         assert seen is not None
@@ -515,7 +549,8 @@ class Backbone:
                 tokenizer = CLIPTokenizer.from_pretrained(CLIP, local_files_only=True)
             except (OSError, ValueError):
                 return None
-        nn.Module.to(model, self.device)
+        if not self.frugal:
+            nn.Module.to(model, self.device)
         return model.eval().requires_grad_(False), tokenizer
 
     @cached_property
@@ -533,16 +568,34 @@ class Backbone:
             assert self._clip is not None
             encoder, tokenizer = self._clip
         found = []
-        for start in range(0, len(prompts), 256):
-            inputs = tokenizer(list(prompts[start : start + 256]), padding=True, return_tensors="pt").to(self.device)
-            # The pooled output stands at the first end token, so padding up to the longest is enough.
-            if self._own_eye:
-                output = encoder(input_ids=inputs.input_ids)
-                vectors = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
-            else:
-                vectors = _features(encoder.get_text_features(input_ids=inputs.input_ids))
-            found.append(F.normalize(vectors.float(), dim=-1))
+        with self.at_work(encoder):
+            for start in range(0, len(prompts), 256):
+                inputs = tokenizer(list(prompts[start : start + 256]), padding=True, return_tensors="pt")
+                ids = inputs.input_ids.to(encoder.device)
+                # The pooled output stands at the first end token, so padding up to the longest is enough.
+                if self._own_eye:
+                    output = encoder(input_ids=ids)
+                    vectors = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
+                else:
+                    vectors = _features(encoder.get_text_features(input_ids=ids))
+                found.append(F.normalize(vectors.float(), dim=-1))
         return torch.cat(found)
+
+
+@contextmanager
+def _moved(modules: Iterable[nn.Module], place: torch.device | str) -> Iterator[None]:
+    """Modules at another place inside; those that are there anyway, or that diffusers moves, are left alone."""
+    back: list[tuple[nn.Module, torch.device]] = []
+    try:
+        for module in modules:
+            before = next(module.parameters()).device
+            if before.type != torch.device(place).type and not hasattr(module, "_hf_hook"):
+                back.append((module, before))
+                nn.Module.to(module, place)
+        yield
+    finally:
+        for module, before in back:
+            nn.Module.to(module, before)
 
 
 def _embed(encoder: Any, pictures: UInt8[Tensor, "B H W 3"], extractor: Any) -> Float[Tensor, "B P"]:

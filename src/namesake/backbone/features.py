@@ -116,7 +116,9 @@ class Features:
     def __call__(self, pictures: UInt8[Tensor, "B H W 3"], latents: Float[Tensor, "B C h w"]) -> tuple[Tensor, ...]:
         """The two maps `[B, C, h, w]` of some pictures and their scaled latents, and what `named` and `beside` say where that
         is wanted, fp32 and without a graph."""
-        maps = (self.image(pictures), self.reference(latents))
+        with self.backbone.at_work(self.eye, instead=[self.backbone.unet]):
+            image = self.image(pictures)
+        maps = (image.to(latents.device), self.reference(latents))
         read = [way for way, wanted in ((self._named, self.names), (self._beside, self.ends)) if wanted]
         return (*maps, *self._read(pictures, *read)) if read else maps
 
@@ -225,5 +227,6 @@ def _eye(backbone: Backbone, name: str) -> Any:
             raise Refusal(
                 f"The image encoder {name} {where}; fetch it first (hf download {VIT_H}), or name another."
             ) from None
-    nn.Module.to(eye, backbone.device)
+    if not backbone.frugal:
+        nn.Module.to(eye, backbone.device)
     return eye.eval().requires_grad_(False)

@@ -5,7 +5,8 @@ weights on a GPU take the time and memory of trained ones. Nothing is downloaded
 configurations; the image encoder is the one that DATE uses, CLIP ViT-H/14.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -202,6 +203,7 @@ class Hollow(Backbone):
     """A model on the meta device: shapes and no weights. It can be edited and run, and nothing can be read from it."""
 
     hollow = True
+    counter: Any = None  # a `namesake.train.plan.Counter`, while one counts for a GPU
 
     @staticmethod
     def of(backbone: Backbone) -> "Hollow":
@@ -212,6 +214,24 @@ class Hollow(Backbone):
         made = Hollow(backbone.pipeline, backbone.name)
         made._card = backbone._card
         return made
+
+    @contextmanager
+    def frugally(self) -> Iterator[None]:
+        """What waits elsewhere is not counted."""
+        self.frugal = True
+        try:
+            with nullcontext() if self.counter is None else self.counter.without(*self.bystanders):
+                yield
+        finally:
+            self.frugal = False
+
+    @contextmanager
+    def at_work(self, *modules: nn.Module, instead: Sequence[nn.Module] = ()) -> Iterator[None]:
+        if not self.frugal or self.counter is None:
+            yield
+            return
+        with self.counter.without(*instead), self.counter.within(*modules):
+            yield
 
     def similarity(self, pictures: UInt8[torch.Tensor, "B H W 3"], prompts: Sequence[str]) -> Float[torch.Tensor, "N"]:
         """What it takes to compare is computed; all prompts fit alike."""

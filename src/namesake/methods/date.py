@@ -297,7 +297,8 @@ class DateEncoder(EditModule):
                     f"The encoder has other weights than the model {backbone.name} needs; use it with its own base model."
                 )
             self.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
-        self.to(backbone.device)
+        if not backbone.frugal:  # else it comes when it works
+            self.to(backbone.device)
 
     def forward(self, batch: Batch) -> Edit:
         """A word and offsets for each row: `batch.pictures` show what `batch.latents` are of; `batch.features` stand in
@@ -550,7 +551,8 @@ class Tuning:
             seen = encoder.features(picture, latents)
             if encoder.settings.named and class_word is not None:
                 seen = (*seen[:2], with_class(seen[2], word_vectors(backbone, class_word)), *seen[3:])
-            edit = row(encoder(Batch(latents, [word], features=seen)), 0)
+            with backbone.at_work(encoder):
+                edit = row(encoder(Batch(latents, [word], features=seen)), 0)
         token = replace(edit.of(TokenEdit)[0], placeholder=word)
         lows = edit.of(LowRankEdit)
         if self.extra_rank:

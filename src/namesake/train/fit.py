@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -466,18 +466,19 @@ def _rate(phase: Phase, name: str, progress: float) -> float:
 
 
 @contextmanager
-def checkpointed(backbone: Backbone, on: bool = True) -> Iterator[None]:
-    """Gradient checkpointing, where it is on: the U-Net computes its activations a second time in the backward pass instead of
-    keeping them, which is a third more computation for half of the memory and less (`namesake plan` counts both)."""
+def frugal(backbone: Backbone, on: bool = True) -> Iterator[None]:
+    """Less memory for more time, where it is on (`namesake plan` counts both): the U-Net computes its activations a second
+    time in the backward pass instead of keeping them, and what has no work is not on the GPU (`Backbone.frugally`)."""
     unet = backbone.unet
-    if not on or unet.is_gradient_checkpointing:
-        yield
-        return
-    unet.enable_gradient_checkpointing()
+    twice = on and not unet.is_gradient_checkpointing
+    if twice:
+        unet.enable_gradient_checkpointing()
     try:
-        yield
+        with backbone.frugally() if on else nullcontext():
+            yield
     finally:
-        unet.disable_gradient_checkpointing()
+        if twice:
+            unet.disable_gradient_checkpointing()
 
 
 def finished(edit: Edit) -> Edit:

@@ -14,7 +14,7 @@ What a kernel needs inside is not seen, nor what an allocator loses between bloc
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 from namesake.backbone import Backbone
+from namesake.backbone.shapes import Hollow
 from namesake.edits import Edit, Layout, LowRankEdit, Mount, Part, TokenEdit, mount
 from namesake.machine import bf16_pays
 from namesake.train.fit import Batch, EditModule, loss_of
@@ -81,6 +82,7 @@ class Counter(TorchDispatchMode):
         super().__init__()
         self.flops = self.now = self.peak = 0
         self._known: dict[int, Any] = {}
+        self._away: dict[int, int] = {}
         for module in modules:
             for tensor in (*module.parameters(), *module.buffers()):
                 self._see(tensor)
@@ -94,6 +96,33 @@ class Counter(TorchDispatchMode):
         if formula := FORMULAS.get(func._overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=output)
         return output
+
+    @contextmanager
+    def without(self, *modules: nn.Module) -> Iterator[None]:
+        """Modules whose weights are elsewhere meanwhile."""
+        away = {key: size for key, size in _stores(*modules).items() if key not in self._away}
+        self._away |= away
+        self.now -= sum(away.values())
+        try:
+            yield
+        finally:
+            self._return(away)
+
+    @contextmanager
+    def within(self, *modules: nn.Module) -> Iterator[None]:
+        """Modules whose weights are here meanwhile, if they were elsewhere."""
+        here = {key: size for key, size in _stores(*modules).items() if key in self._away}
+        self._return(here)
+        try:
+            yield
+        finally:
+            self._away |= here
+            self.now -= sum(here.values())
+
+    def _return(self, stores: dict[int, int]) -> None:
+        self._away = {key: size for key, size in self._away.items() if key not in stores}
+        self.now += sum(stores.values())
+        self.peak = max(self.peak, self.now)
 
     def _see(self, tensor: Tensor) -> None:
         if not tensor.is_meta:
@@ -184,7 +213,7 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def counting(
-    backbone: Backbone, device: str, *held: nn.Module, checkpointing: bool = False
+    backbone: Hollow, device: str, *held: nn.Module, checkpointing: bool = False
 ) -> Iterator[tuple[Counter, Imitated]]:
     """Count what happens inside; the model's modules and those `held` are in memory from the start."""
     modules = [one for one in backbone.pipeline.components.values() if isinstance(one, nn.Module)]
@@ -198,13 +227,15 @@ def counting(
         backbone.unet.enable_gradient_checkpointing(twice)
     try:
         with imitated, Counter(*modules, *held) as counter:
+            backbone.counter = counter if device == "cuda" else None
             yield counter, imitated
     finally:
+        backbone.counter = None
         backbone.unet.disable_gradient_checkpointing()
 
 
 def pretraining_step(
-    backbone: Backbone,
+    backbone: Hollow,
     encoder: EditModule,
     batch: Callable[[Imitated], Batch],
     plan: Plan,
@@ -240,12 +271,12 @@ def pretraining_step(
 
 
 def tuning(
-    backbone: Backbone,
+    backbone: Hollow,
     start: Callable[[], tuple[EditModule, Batch]],
     steps: int = 12,
     device: str = "cuda",
     *held: nn.Module,
-    checkpointing: bool = False,
+    frugal: bool = False,
 ) -> Cost:
     """One concept: its start, and `steps` steps of `namesake.train.fit.fit`.
 
@@ -254,11 +285,16 @@ def tuning(
         start: looks at the pictures and gives what is trained and the batch of a step; it counts.
         steps: all of which count like the first, though hard prompts are read once.
         device: "cuda" or "cpu".
-        held: modules in memory beside the model's own.
-        checkpointing: whether the U-Net computes its activations twice.
+        held: modules in memory beside the model's own, which have no work in a step.
+        frugal: see `namesake.train.fit.frugal`.
     """
     mounted: Mount | None = None
-    with counting(backbone, device, *held, checkpointing=checkpointing) as (counter, imitated):
+    with ExitStack() as stack:
+        counter, imitated = stack.enter_context(counting(backbone, device, *held, checkpointing=frugal))
+        if frugal:
+            stack.enter_context(backbone.frugally())
+            stack.enter_context(counter.without(*held if device == "cuda" else ()))
+            counter.peak = counter.now  # nothing comes that waits
         module, batch = start()
         begin = counter.flops
         parameters = list(module.parameters())
@@ -271,13 +307,19 @@ def tuning(
         finally:
             if mounted is not None:
                 mounted.unmount()
-    return Cost(begin + steps * (counter.flops - begin), counter.peak)
+        # Before those that waited are back.
+        return Cost(begin + steps * (counter.flops - begin), counter.peak)
 
 
 def weight(*modules: nn.Module) -> int:
     """Bytes of the parameters and buffers of modules."""
+    return sum(_stores(*modules).values())
+
+
+def _stores(*modules: nn.Module) -> dict[int, int]:
+    """The bytes of each storage of modules' weights."""
     stores = [one.untyped_storage() for module in modules for one in (*module.parameters(), *module.buffers())]
-    return sum({store._cdata: store.nbytes() for store in stores}.values())
+    return {store._cdata: store.nbytes() for store in stores}
 
 
 def file_size(module: EditModule) -> int:
