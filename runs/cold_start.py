@@ -6,6 +6,7 @@
 Settings are chosen on other concepts, one at a time:
 
     python runs/cold_start.py --split tuning --steps 12,50 --vary offset_rate=0.002,0.005,0.01
+    python runs/cold_start.py --split tuning --steps 50,200 --vary mirrored=false,true
 
 After how many steps the dual path is measured beside one path, `--dual` says.
 
@@ -57,8 +58,7 @@ def main(
     usual = method_of(COLD_START, "picturebook")
     settings = {"": usual, ", dual path": replace(usual, blend=0.5)}
     if vary:
-        kind = type(getattr(usual, field))
-        settings = {f", {field} {value}": replace(usual, **{field: kind(value)}) for value in values.split(",")}
+        settings = {f", {field} {value}": replace(usual, **{field: json.loads(value)}) for value in values.split(",")}
     numbers, dual_path = ([int(number) for number in some.split(",") if number] for some in (steps, dual))
     # After 0 steps all settings are the base model on the class word.
     arms = {

@@ -163,6 +163,36 @@ def test_prompts_say_on_which_side_the_thing_stands():
     assert describe(backbone, picture, None, sides=True) == describe(backbone, picture, None)  # a style stands nowhere
 
 
+def test_mirror_images_are_learned_from_in_sentences_of_their_own(backbone, pictures, monkeypatch):
+    seen = []
+
+    def prepared(backbone, given, word, masks, *rest):
+        seen.append((given, masks, rest[-1]))
+        return original(backbone, given, word, masks, *rest)
+
+    original = Examples.of
+    monkeypatch.setattr(Examples, "of", staticmethod(prepared))
+    monkeypatch.setattr(
+        "namesake.train.tune.describe", lambda b, given, *_: tuple(f"{{}}, number {n}" for n in range(len(given)))
+    )
+    two = torch.cat([pictures[:1], pictures[:1] // 2])
+    two[:, :, :8] = 255
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[:, :, :8] = True
+    for mirrored in (False, True):
+        method = ColdStart(mirrored=mirrored)
+        edit = personalize(backbone, method, two, class_word="cat", masks=masks, steps=0)
+        assert len(edit.about.settings["context"].split(";")) == 2 + 2 * mirrored
+    (plain, its_masks, _), (both, their_masks, frames) = seen
+    assert torch.equal(plain, two)
+    assert torch.equal(its_masks, masks)
+    assert torch.equal(both[:2], two)
+    assert torch.equal(their_masks[:2], masks)
+    assert torch.equal(both[2:].flip(2), two)
+    assert torch.equal(their_masks[2:].flip(2), masks)
+    assert len(frames) == 4
+
+
 def test_the_likeliest_sentence_is_that_with_the_least_error(backbone, pictures, monkeypatch):
     errors, seen = {"a": 3.0, "b": 1.0, "c": 2.0, "d": 1.995}, []  # whose squares are the errors
 

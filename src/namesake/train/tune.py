@@ -59,6 +59,8 @@ class Method:
         shift: how far a tuned picture is moved about at random, as a share of its side, 0..1.
         context: whether the sentences say what the pictures show beside the thing, where an image encoder can tell.
         sides: whether they also say on which side it stands (`describe`).
+        mirrored: whether the mirror image of each picture is learned from too: what stands on one side alone, such as
+            letters, is then learned on both.
         looks: whether the thing's color is read from the pictures and belongs to its class word from then on.
     """
 
@@ -78,6 +80,7 @@ class Method:
     shift: float = 0.0
     context: bool = False
     sides: bool = False
+    mirrored: bool = False
     looks: bool = False
 
     def __post_init__(self) -> None:
@@ -314,6 +317,11 @@ class Shown:
             )
         return replace(self, class_word=class_word)
 
+    def mirrored(self) -> "Shown":
+        """The same with the mirror images of its pictures."""
+        masks = None if self.masks is None else torch.cat([self.masks, self.masks.flip(2)])
+        return replace(self, pictures=torch.cat([self.pictures, self.pictures.flip(2)]), masks=masks)
+
 
 def personalize(
     backbone: Backbone,
@@ -374,6 +382,8 @@ def learn(
         raise Refusal(f"{len(shown)} concepts share the words {', '.join(words)}; a word for each is wanted.")
     if method.looks:
         words = {one.word: looks(backbone, one.pictures, words[one.word]) for one in shown}
+    if method.mirrored:
+        shown = [one.mirrored() for one in shown]
     module = method.start(backbone, words, seed)
     own, prior, said = [], [], []
     rows = max(1, method.batch // len(shown))
