@@ -7,9 +7,9 @@
 
 `--claims 1,2` measures what these claims need and nothing else. Two processes share the work with `--part 0/2` and
 `--part 1/2`; the same command without a part then finds all measured and prints the tables, with `--docs PAGE` into the
-marked place of a page as well. Whatever is there already is kept, so every part of it can be stopped and taken up again:
-the figures of each arm and concept are a line of `--keep FILE`, by default `figures.jsonl` in the folder, which can be
-carried to another machine.
+marked place of a page as well, and with `--sheet PICTURE` it draws some of them. Whatever is there already is kept, so
+every part of it can be stopped and taken up again: the figures of each arm and concept are a line of `--keep FILE`, by
+default `figures.jsonl` in the folder, which can be carried to another machine.
 
 Into the folder go `encoders/` (of the ablations, with `drawings/` that they see), `choice.json` (LoRA's), a sheet for
 each arm and concept under `given/` (with the class word) and `read/` (with the word that the encoder under test comes
@@ -48,11 +48,13 @@ from namesake.evaluate.cold_start import (
     key_of,
     mark_of,
     measure_concept,
+    questions,
     reference_of,
     ruler_of,
     save_sheet,
     table,
 )
+from namesake.generate import generate
 from namesake.methods import date
 from namesake.methods.date import Date, DateEncoder
 from namesake.methods.lora import Lora
@@ -63,6 +65,7 @@ from namesake.picturebook.draw import draw
 from namesake.picturebook.judge import Judge
 from namesake.picturebook.scene import World
 from namesake.recipes import COLD_START, method_of, pretrain_recipes, tuning_of
+from namesake.sheet import contact_sheet, save_png
 from namesake.train import pretrain, tune
 from namesake.train.examples import sentences
 from namesake.train.fit import Batch, finished
@@ -479,6 +482,7 @@ def main(
     samples: int = SAMPLES,
     keep: Path | None = None,
     docs: Path | None = None,
+    sheet: Path | None = None,
 ) -> None:
     """Measure DATE's claims, train the encoders of its ablations, or choose LoRA's settings."""
     from importlib.resources import files
@@ -542,6 +546,31 @@ def main(
     print(told)
     if docs is not None and not tuning:
         docs.write_text(into_page(docs.read_text(), told))
+    if sheet is not None and not tuning:
+        pictured(bench, made, split, sheet)
+
+
+def pictured(bench: Bench, made: Sequence[Concept], split: str, path: Path) -> None:
+    """Claims 1 and 2 as pictures: the first two concepts of each group, each at the next prompt of its own."""
+    kinds: dict[str, list[Concept]] = {}
+    for one in made:
+        kinds.setdefault(claims.group_of(one.category), []).append(one)
+    arms = [Taught("cold start", 0), Taught("cold start", claims.TUNED)]
+    arms += [Taught("encoder", steps) for steps in (0, claims.TUNED, claims.STEPS[-1])]
+    rows: list[list[Any]] = []
+    told = []
+    for number, one in enumerate(one for some in kinds.values() for one in some[:2]):
+        asked = questions(one, bench.world, split)[number]
+        picture = reference(one, bench.world)
+        drawn = []
+        for arm in arms:
+            edit = finished(bench.arm(arm)(bench.backbone, picture, one.category))
+            seed = one.number % 2**31  # as it was measured
+            drawn += generate(bench.backbone, asked.prompt(WORD), edit, seed=seed, steps=bench.steps)
+        rows.append([picture[0].numpy(), *(one.pixels for one in drawn), draw(one, asked.scene).picture])
+        told.append(f"{asked.prompt(WORD)} ({one.category}, {claims.group_of(one.category)})")
+    columns = ["the picture", *("color and class" if not n else arm.name for n, arm in enumerate(arms)), "the truth"]
+    save_png(np.asarray(contact_sheet(rows, columns, told, cell=128)), path)
 
 
 def report(
@@ -562,8 +591,14 @@ def report(
         claims.claims_table(results, comparisons),
     ]
     for way, measured in results.items():
-        told += [f"The class word {way}:", table(measured), claims.shares_table(measured)]
-    return "\n\n".join([*told, claims.notes_table(results), monitors_table(watched)])
+        told += folded(f"All figures, the class word {way}", table(measured), claims.shares_table(measured))
+    told += folded("The words", claims.notes_table(results), monitors_table(watched))
+    return "\n\n".join(told)
+
+
+def folded(title: str, *parts: str) -> list[str]:
+    """Markdown that a page shows when asked."""
+    return [f"<details><summary>{title}</summary>", *parts, "</details>"]
 
 
 if __name__ == "__main__":

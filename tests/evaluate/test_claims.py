@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from minis import Pool, image_encoder
+from PIL import Image
 
 from namesake.backbone import Backbone
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about
@@ -319,7 +320,10 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     assert told["settings"]["rank"] == 1
     with pytest.raises(Refusal, match="No encoder was named"):
         main(claim="1")
-    main(encoder=path, docs=page)
+    monkeypatch.setattr(run.tune, "looks", lambda backbone, pictures, thing: thing)  # the mini has no word for an apple
+    main(encoder=path, docs=page, sheet=tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 7 * 64 > sheet.height > 64  # one concept: its picture, five arms, the truth
     text = page.read_text()
     assert "| claim | compared | expected | class word given | class word read |" in text
     assert "| 4 | the hypernetwork against none, 1 steps | norm, less |" in text
