@@ -60,11 +60,11 @@ def main(
     if vary:
         settings = {f", {field} {value}": replace(usual, **{field: json.loads(value)}) for value in values.split(",")}
     numbers, dual_path = ([int(number) for number in some.split(",") if number] for some in (steps, dual))
-    # After 0 steps all settings are the base model on the class word.
+    # After 0 steps there is nothing to blend yet.
     arms = {
         f"{number} steps{name}": partial(teach, one, number)
         for number in numbers
-        for name, one in (settings.items() if number and (vary or number in dual_path) else [("", usual)])
+        for name, one in (settings.items() if vary or (number and number in dual_path) else [("", usual)])
     }
     folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
     seeing = Judge.load(judge) if judge is not None else Judge.load()

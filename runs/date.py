@@ -2,14 +2,15 @@
 
     python runs/date.py --encoder E --cost               what all of it takes, by one measured unit
     python runs/date.py --train full,four,none           the encoders of the ablations, 40 thousand samples each
-    python runs/date.py --split tuning                   choose LoRA's rate and best number of steps, on tuning concepts
+    python runs/date.py --choose                         LoRA's rate and best number of steps, on 8 tuning concepts
     python runs/date.py --encoder E --docs docs/date.md  32 reporting concepts x 8 prompts x 2 seeds
 
 `--claims 1,2` measures what these claims need and nothing else. Two processes share the work with `--part 0/2` and
 `--part 1/2`; the same command without a part then finds all measured and prints the tables, with `--docs PAGE` into the
 marked place of a page as well, and with `--sheet PICTURE` it draws some of them. Whatever is there already is kept, so
 every part of it can be stopped and taken up again: the figures of each arm and concept are a line of `--keep FILE`, by
-default `figures.jsonl` in the folder, which can be carried to another machine.
+default `figures.jsonl` in the folder, which can be carried to another machine. `--split tuning` measures other concepts
+than are reported, where something is to be chosen.
 
 Into the folder go `encoders/` (of the ablations, with `drawings/` that they see), `choice.json` (LoRA's), a sheet for
 each arm and concept under `given/` (with the class word) and `read/` (with the word that the encoder under test comes
@@ -478,6 +479,7 @@ def main(
     judge: Path | None = None,
     part: str = "0/1",
     cost_only: bool = typer.Option(False, "--cost"),
+    choice_only: bool = typer.Option(False, "--choose"),
     trained: str = typer.Option("", "--train"),
     samples: int = SAMPLES,
     keep: Path | None = None,
@@ -492,30 +494,29 @@ def main(
     folder = Path(model) if Path(model).is_dir() else Path(str(files("namesake"))) / "picturebook" / "model"
     world = world_of(folder)
     if split not in ("reporting", "tuning"):
-        raise Refusal(f"The split is '{split}'; 'reporting', or 'tuning' to choose LoRA's settings, is wanted.")
+        raise Refusal(f"The split is '{split}'; 'reporting', or 'tuning' to choose something by, is wanted.")
     backbone = Backbone.load(model, dtype=torch.float32)  # on any machine, which the ledger's keys do not tell
     if trained:
         for name in trained.split(","):
             train(name, backbone, world, out, samples)
         return
-    tuning = split == "tuning"
-    if tuning and cost_only:
-        raise Refusal("The cost is told of the reporting concepts; leave out --split.")
-    made = claims.pick(world, split, concepts or (8 if tuning else 32))
+    if choice_only:
+        split = "tuning"
+    made = claims.pick(world, split, concepts or (32 if split == "reporting" else 8))
     number, of = (int(value) for value in part.split("/"))
     own = made[number::of]
     wanted = {int(one) for one in claim.split(",")}
     choice = out / "choice.json"
     chosen = json.loads(choice.read_text()) if choice.exists() else {}
-    if 7 in wanted and not (chosen or tuning or cost_only):
-        raise Refusal("LoRA's rate and steps were not chosen yet; do so with --split tuning, or leave out claim 7.")
+    if 7 in wanted and not (chosen or choice_only or cost_only):
+        raise Refusal("LoRA's rate and steps were not chosen yet; do so with --choose, or leave out claim 7.")
     comparisons = [one for one in claims.claims(int(chosen.get("steps", 300))) if one.claim in wanted]
     arms = claims.arms_of(comparisons)
     seeing = Judge.load(judge) if judge is not None else Judge.load()
-    needed = LORA_STEPS if tuning else [one.steps for one in arms if one.what == "LoRA"] or LORA_STEPS
+    needed = LORA_STEPS if choice_only else [one.steps for one in arms if one.what == "LoRA"] or LORA_STEPS
     ledger = claims.Ledger(keep or out / "figures.jsonl")
     bench = Bench(backbone, seeing, world, out, encoder, seeds, draw_steps, chosen, ledger, samples, needed)
-    if not tuning:
+    if not choice_only:
         if not cost_only:
             bench.path("encoder")  # the one under test also gives the word that is read
         lacking = bench.lacking(split, own, arms)
@@ -529,7 +530,7 @@ def main(
     results: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     with Progress() as progress:
         bar = progress.add_task("concepts", total=len(own))
-        if tuning:
+        if choice_only:
             told = choose(bench, made, own, lambda: progress.advance(bar))
         else:
             for one in own:
@@ -540,13 +541,13 @@ def main(
                 for place, one in enumerate(made[:TIMED]):
                     for found in results.values():
                         found[place]["timed"] = bench.timed(one, int(chosen["steps"]))
-            told = None if of > 1 else report(bench, results, comparisons, made)
+            told = None if of > 1 else report(bench, results, comparisons, made, split)
     if told is None:
         return
     print(told)
-    if docs is not None and not tuning:
+    if docs is not None and not choice_only:
         docs.write_text(into_page(docs.read_text(), told))
-    if sheet is not None and not tuning:
+    if sheet is not None and not choice_only:
         pictured(bench, made, split, sheet)
 
 
@@ -578,6 +579,7 @@ def report(
     results: Mapping[str, Sequence[Mapping[str, Any]]],
     comparisons: Sequence[claims.Comparison],
     made: Sequence[Concept],
+    split: str,
 ) -> str:
     """The tables in markdown, and `summary.json`."""
     arms = claims.arms_of(comparisons)
@@ -587,7 +589,7 @@ def report(
     bench.out.mkdir(parents=True, exist_ok=True)
     (bench.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     told = [
-        f"{len(made)} reporting concepts x 8 prompts x {bench.seeds} seeds",
+        f"{len(made)} {split} concepts x 8 prompts x {bench.seeds} seeds",
         claims.claims_table(results, comparisons),
     ]
     for way, measured in results.items():

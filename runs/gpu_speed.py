@@ -131,7 +131,6 @@ def main(
     asked = [int(batch) for batch in batches.split(",")]
     for batch in asked:
         for less in (False, True):
-            encoder.to("cpu" if less else backbone.device)  # as one that is loaded then
             tuned = Tuning(batch=batch)
             with frugal(backbone, less):
                 found = measured(lambda tuned=tuned: personalize(backbone, encoder, picture, settings=tuned, **known))
@@ -142,7 +141,6 @@ def main(
         with frugal(backbone, less):
             tell("the whole U-Net", full_batch, less, measured(lambda: tune(backbone, whole, picture, **known)))
 
-    encoder.to(backbone.device)
     backbone.unet.to(memory_format=torch.channels_last)  # as the recipes pre-train
     print(
         "\n| pre-training in parts of | checkpointing | pictures a second | days of 150,000 steps of 64 | peak memory, GiB |"

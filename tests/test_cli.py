@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -397,6 +398,15 @@ def test_a_word_made_of_the_class_is_one_that_can_be_used(backbone, picture, tmp
 
 def test_show_says_what_a_concept_is(capsys, backbone, concept):
     text = recipes.show(concept, backbone)
+    edit = Edit.load(concept)
+    low, rest = edit.of(LowRankEdit)[0], [part for part in edit.parts if not isinstance(part, LowRankEdit)]
+    path, (down, up) = next(iter(low.factors.items()))
+    few = replace(low, factors={path: (down[:1], up[:, :1])})
+    replace(edit, parts=(*rest, low, few)).save("two.safetensors")  # as DATE's have, the predicted ones and the tuned
+    (line,) = (line for line in recipes.show("two.safetensors", backbone).splitlines() if line.startswith("low rank"))
+    rank, count = down.shape[0], down[:1].numel() + up[:, :1].numel()
+    assert f"{len(low.factors)} sites, rank {rank}, " in line
+    assert line.endswith(f"; 1 sites, rank 1, {count:,} numbers")
     assert cli.main(["show", str(concept)]) == 0
     short = capsys.readouterr().out
     for line in (text, short):
@@ -580,6 +590,7 @@ def test_concepts_are_learned_together_with_pictures_of_their_classes(capsys, on
     shown = capsys.readouterr().out
     assert "<my-cat>, <my-cat-2>" in shown
     assert "cat, cat" in shown
+    assert re.search("second path +cat, blend .*; cat, blend ", shown)
 
 
 def test_every_method_is_listed_and_makes_a_concept(capsys, one_model, picture, tmp_path, monkeypatch):
@@ -744,6 +755,13 @@ def test_pictures_are_written_batch_by_batch(capsys, monkeypatch, one_model, bac
     captions = [["seed 0", "seed 1", "seed 2"], ["seed 3", "seed 4"]]
     sheet = contact_sheet([wanted[:3], wanted[3:]], captions=captions, title=prompt, cell=256)
     assert np.array_equal(np.asarray(Image.open("whole/my-cat-in-the-snow-sheet.png")), np.asarray(sheet))
+    monkeypatch.setattr(recipes, "SHOWN", 3)  # all are written, and so many are on the sheet
+    assert cli.main([*arguments, "-o", "few"]) == 0
+    sheet = contact_sheet(
+        [wanted[:2], wanted[2:3]], captions=[captions[0][:2], captions[0][2:]], title=prompt, cell=256
+    )
+    assert np.array_equal(np.asarray(Image.open("few/my-cat-in-the-snow-sheet.png")), np.asarray(sheet))
+    assert len(list(Path("few").iterdir())) == 6
 
     sample, done = generate._sample, []
 

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "": {"backbone", "data", "edits", "recipes", "sheet"},  # the package itself: the public names
 }  # fmt: skip
 # What the picture book is for others knows none of the machinery; the commands that make and measure its model do.
-COMMANDS = {"train", "check", "draw_sheets", "make_examples"}
+COMMANDS = {"train", "check", "draw_sheets"}
 FOR_COMMANDS = {"backbone", "generate", "train", "edits"}
 # Where a room may load one of these at its top, every command that touches the room pays seconds for it.
 HEAVY = {"diffusers", "transformers", "accelerate", "peft"}

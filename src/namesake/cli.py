@@ -271,7 +271,8 @@ def pretrain(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KIND:DIR", help="imagenet, openimages, shards or folder, @WEIGHT behind it; give it again to mix."
+            metavar="KIND:DIR",
+            help="imagenet, openimages, shards or folder, @WEIGHT behind it; or picturebook. Again to mix.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Another base model than the recipe's.")] = None,

@@ -44,6 +44,7 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 OWN_WORLD = {"picturebook": 2.0}
 
 CELL = 256  # pixels a side of a picture on the sheet of a prompt
+SHOWN = 400  # pictures on it, at most: ten thousand would take 4 GB
 
 COLD_START = "cold-start"  # the method where no encoder is at hand
 
@@ -141,17 +142,18 @@ def personalize(
     """Give what some pictures show a word of its own.
 
     pictures: files or folders with one or several pictures of one thing. word: such as "<my-cat>", by default made of
-    the class. class_word: what it is; by default the nearest real word, by the model's image encoder. model: as
+    the class. class_word: what it is; by default the real word nearest to the encoder's prediction, or to the pictures by the
+    model's image encoder. model: as
     `Backbone.load` takes it, or a Backbone. method: a name that `methods` lists; by default DATE where an encoder is at
     hand for the model, else the cold start. steps: of tuning, 0 to 100,000. together: each file or folder is a concept of
     its own, and all are learned in one run, into one file; word and class_word then have one for each, or are None.
     prior: files or folders with pictures of the class, one for each concept, instead of those that the model would draw
     itself for a method with prior preservation. mask: where to look: True for what the alpha channel leaves, or a file for
     each picture, light where the thing is. until_settled: end before that where the loss has
-    settled (`namesake.train.tune.Dvar`). encoder: a file or hub id, "none" for a cold start; by default the one shipped
-    for the model, if there is one. low_memory: see `namesake.train.fit.frugal`. strip: also draw
-    "a picture of <word>" after 0, 1, 2, 4, 8, ... steps, from one noise, into a sheet beside the file. output: the file to
-    write, or a folder for a file named after the word, or None to write nothing.
+    settled (`namesake.train.tune.Dvar`). encoder: a file, the recipe of a shipped one or a hub id, "none" for a cold start;
+    by default the one shipped for the model, if there is one. low_memory: see `namesake.train.fit.frugal`. strip: also
+    draw "a picture of <word>" after 0, 1, 2, 4, 8, ... steps, from one noise, into a sheet beside the file. output: the
+    file to write, or a folder for a file named after the word, or None to write nothing.
     Raises Refusal for whatever is wrong with these, before the work begins.
     """
     report = report or Report()
@@ -221,11 +223,13 @@ def methods() -> str:
     lines = []
     for name, one in METHODS.items():
         beside = f", and as many of {one.prior} pictures of the class, drawn first" if one.prior else ""
+        own = method_of(name, "picturebook")
+        less = f"; on the picture book {own.steps} of {own.batch}" if own.steps != one.steps else ""
         lines += [
             f"{name}{' (by default, where no encoder is at hand)' if name == COLD_START else ''}",
             f"  trains  {one.trains}",
             f"  stores  {one.stores} for Stable Diffusion 1.5",
-            f"  costs   {one.steps:,} steps of {one.batch} row{'s' * (one.batch > 1)}{beside}",
+            f"  costs   {one.steps:,} steps of {one.batch} row{'s' * (one.batch > 1)}{beside}{less}",
         ]
     return "\n".join(lines)
 
@@ -370,7 +374,8 @@ def generate_pictures(
                     path = _unused(place / f"{_slug(prompt)}-{made.seed}.png")
                     save_png(made.pixels, path, {**made.settings, "prompt": made.prompt, "seed": made.seed})
                     paths.append(path)
-                    shown.append(thumbnail(made.pixels, CELL))
+                    if len(shown) < SHOWN:
+                        shown.append(thumbnail(made.pixels, CELL))
                     if not made.pixels.any():
                         black.append(made.seed)
         for number in black:
@@ -378,11 +383,11 @@ def generate_pictures(
             why = "as a model's safety checker leaves it" if screened else "which concepts that are too strong can do"
             report.warn(f"The picture with seed {number} is black, {why}.")
         if count > 1:
-            columns = min(count, max(2, math.ceil(math.sqrt(count))))
-            starts = range(0, count, columns)
+            columns = min(len(shown), max(2, math.ceil(math.sqrt(len(shown)))))
+            starts = range(0, len(shown), columns)
             sheet = contact_sheet(
                 [shown[i : i + columns] for i in starts],
-                captions=[[f"seed {seed + j}" for j in range(i, min(i + columns, count))] for i in starts],
+                captions=[[f"seed {seed + j}" for j in range(i, min(i + columns, len(shown)))] for i in starts],
                 title=prompt,
                 cell=CELL,
             )
@@ -392,7 +397,7 @@ def generate_pictures(
     return paths
 
 
-def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: int = 5) -> str:
+def show(path: Path | str, model: "str | Path | Backbone | None" = None) -> str:
     """What a concept file holds, in lines of text.
 
     model: where to look up the nearest real words; by default the concept's own base model where that is at hand.
@@ -411,7 +416,7 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
     for words in edit.of(TokenEdit):
         name = "vectors" if len(edit.placeholders) == 1 else f"vectors of {words.placeholder}"
         lines[name] = " and ".join(f"{v.shape[-2]} of width {v.shape[-1]}" for v in words.vectors)
-    nearest = _nearest(edit, model, count)
+    nearest = _nearest(edit, model)
     words_near = ", ".join(f"{text} {near:.2f}" for text, near in nearest)
     lines["nearest words"] = words_near or (
         "none, as the concept has no word of its own"
@@ -420,13 +425,14 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None, count: 
         if isinstance(model, str | Path)
         else "unknown, as the base model is not at hand (--model names it)"
     )
+    ranked = []
     for low in edit.of(LowRankEdit):
         ranks = sorted({down.shape[-2] for down, _ in low.factors.values()})
         size = sum(down.numel() + up.numel() for down, up in low.factors.values())
         rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}" if ranks else "0"
-        lines["low rank"] = f"{len(low.factors)} sites, rank {rank}, {size:,} numbers"
-    for second in edit.of(SecondPath):
-        lines["second path"] = f"{second.hard_word}, blend {second.blend:g}, at each {second.where}"
+        ranked.append(f"{len(low.factors)} sites, rank {rank}, {size:,} numbers")
+    paths = [f"{one.hard_word}, blend {one.blend:g}, at each {one.where}" for one in edit.of(SecondPath)]
+    lines |= {name: "; ".join(told) for name, told in (("low rank", ranked), ("second path", paths)) if told}
     for whole in edit.of(WeightEdit):
         size = sum(weight.numel() for weight in whole.weights.values())
         lines["weights"] = f"{len(whole.weights)} parameters, {size:,} numbers"
@@ -794,13 +800,14 @@ def _check_prompt(backbone: "Backbone", prompt: str, edits: "Sequence[Edit]", re
         report.warn(f'The prompt is too long for the model {backbone.name}, which does not see its end: "{lost}".')
 
 
-def _nearest(edit: "Edit", model: "str | Path | Backbone | None", count: int) -> list[tuple[str, float]]:
-    """The real words whose vectors lie nearest to the (mean) vector of the edit's first word, with their cosine; none where
+def _nearest(edit: "Edit", model: "str | Path | Backbone | None") -> list[tuple[str, float]]:
+    """The five real words whose vectors lie nearest to the (mean) vector of the edit's first word, with their cosine; none where
     the model is not at hand or not the edit's base."""
     import torch
 
     from namesake.backbone import Backbone
     from namesake.edits import TokenEdit, check_base
+    from namesake.train.tune import real_vectors
 
     words = edit.of(TokenEdit)
     # A hub id in somebody's file starts no download.
@@ -812,12 +819,10 @@ def _nearest(edit: "Edit", model: "str | Path | Backbone | None", count: int) ->
         check_base(edit, backbone)
     except Refusal:
         return []
-    table = backbone.text_encoders[0].get_input_embeddings().weight.detach().float().cpu()
     vector = words[0].vectors[0].float().reshape(-1, words[0].vectors[0].shape[-1]).mean(0)
     real = backbone.real_words()
-    vectors = torch.stack([table[one.ids[0]] for one in real])
-    near = torch.cosine_similarity(vectors, vector[None])
-    best = near.topk(min(count, len(real)))
+    near = torch.cosine_similarity(real_vectors(backbone)[0].cpu(), vector[None])
+    best = near.topk(min(5, len(real)))
     return [(real[i].text, v) for v, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
 
@@ -924,14 +929,13 @@ def pretrain(
     workers: int = 4,
     tracker: str | None = None,
     output: Path | str | None = None,
-    settings: "Date | None" = None,
     report: Report | None = None,
 ) -> Path:
     """Pre-train an encoder and write it to `encoder.safetensors` in the folder of the run, fp16.
 
     recipe: see `pretrain_recipes`. data: "imagenet:DIR", "openimages:DIR", "shards:DIR", "folder:DIR", "picturebook",
     each with "@WEIGHT" where it should not count by its number of pictures; the picturebook recipe has its own. model,
-    steps, batch (over all processes), accumulation, rate, settings: in the place of the recipe's. workers: processes that
+    steps, batch (over all processes), accumulation, rate: in the place of the recipe's. workers: processes that
     read pictures ahead. tracker: one of accelerate's. output: by default out/pretrain/<recipe>.
     Started by `accelerate launch` or `torchrun`, every process calls this; the first one writes and talks.
     Raises Refusal.
@@ -971,7 +975,7 @@ def pretrain(
     precision = None if bf16_pays(accelerator.device.type) else torch.float32
     backbone = Backbone.load(model or chosen.model, device=accelerator.device, dtype=precision)
     backbone.unet.to(memory_format=torch.channels_last)
-    encoder = (settings or chosen.encoder).network(backbone, seed)
+    encoder = chosen.encoder.network(backbone, seed)
     if data:
         pictures = Mixture([make(backbone.size) for make in makers], weights, seed)
         stream = Stream(backbone, pictures, workers=workers)
@@ -1036,8 +1040,8 @@ def plan(recipes: Sequence[str], *, batch: int | None = None) -> str:
     recipe pre-trains and DATE tunes with. Raises Refusal.
     """
     known = pretrain_recipes()
-    if unknown := [name for name in recipes if name not in known]:
-        raise Refusal(f"There is no recipe '{unknown[0]}'; choose one of {', '.join(known)}.")
+    for name in recipes:
+        check_name("recipe", name, known)
     if batch is not None:
         _number("batch", batch, 1, 4096)
     columns = {name: _planned(name, known[name], batch) for name in recipes}

@@ -3,6 +3,7 @@ import json
 import shutil
 import struct
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -460,34 +461,66 @@ GPU = torch.device("cuda")
 def test_networks_come_to_the_gpu_to_work_and_leave_it(on_a_gpu):
     backbone, moves = on_a_gpu
     others = [*backbone.bystanders]
-    with backbone.at_work(backbone.vae, instead=[backbone.unet]):
+    with backbone.at_work(backbone.vae, instead=[backbone.unet]), backbone.waiting(backbone.vae):
         assert not moves  # nothing was said of memory
-    hooked = nn.Linear(1, 1)
+    hooked, more = nn.Linear(1, 1), nn.Linear(1, 1)
     hooked._hf_hook = object()  # diffusers moves it
 
     def work():
-        with backbone.frugally():
-            assert moves == [(one, "cpu") for one in others]
+        with backbone.frugally(), backbone.waiting(more):
+            assert moves == [(one, "cpu") for one in (*others, more)]
             del moves[:]
             with backbone.at_work(backbone.vae, hooked, instead=[backbone.unet]):
                 assert moves == [(backbone.unet, "cpu"), (backbone.vae, "cuda")]
-                with backbone.at_work(backbone.vae):  # it is there already, and stays until the outer end
-                    pass
-                assert len(moves) == 2
+                with (
+                    backbone.frugally(),
+                    backbone.at_work(backbone.vae),
+                ):  # it is there already, and stays to the outer end
+                    assert backbone.bystanders == tuple(others)
                 raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         work()
-    assert moves[2:4] == [(backbone.vae, "cpu"), (backbone.unet, "cuda")]
-    assert moves[4:] == [(one, "cuda") for one in others]
+    # The inner one sent all bystanders away again and the autoencoder came for its own work.
+    assert moves[2:6] == [(backbone.vae, "cpu"), (backbone.vae, "cuda"), (backbone.vae, "cpu"), (backbone.vae, "cuda")]
+    assert moves[6:8] == [(backbone.vae, "cpu"), (backbone.unet, "cuda")]
+    assert moves[8:] == [(more, "cuda"), *((one, "cuda") for one in others)]
     assert not backbone.frugal
+
+
+def test_what_a_frugal_run_has_loaded_comes_to_stay_when_it_works_later(on_a_gpu):
+    backbone, moves = on_a_gpu
+    loaded = nn.Linear(1, 1)
+    loaded.to("cpu")
+    del moves[:]
+    with backbone.at_work(loaded):
+        assert moves == [(loaded, "cuda")]
+    assert moves == [(loaded, "cuda")]
+
+
+def test_clip_works_in_the_place_of_the_unet(sd15, monkeypatch):
+    backbone, clip, seen = Backbone.load(sd15, device="cpu"), nn.Linear(1, 1), []
+
+    @contextmanager
+    def at_work(self, *modules, instead=()):
+        seen.append(([*modules], [*instead]))
+        yield
+
+    monkeypatch.setattr(Backbone, "at_work", at_work)
+    monkeypatch.setattr(Backbone, "_mean_seen", lambda *_: torch.ones(4))
+    monkeypatch.setattr(Backbone, "_text_embeddings", lambda _, prompts: torch.ones(len(prompts), 4))
+    backbone.__dict__["_clip"] = (clip, None)
+    picture = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    assert backbone.similarity(picture, ["a cat"]) is not None
+    assert backbone.nearest_words(picture)
+    assert seen == [([clip], [backbone.unet])] * 2
 
 
 def test_off_a_gpu_nothing_is_moved(sd15, monkeypatch):
     backbone = Backbone.load(sd15, device="cpu")
     monkeypatch.setattr(nn.Module, "to", lambda *_: pytest.fail("moved"))
-    with backbone.frugally(), backbone.at_work(backbone.vae, instead=[backbone.unet]):
-        pass
+    with backbone.frugally(), backbone.waiting(backbone.vae), backbone.at_work(backbone.vae, instead=[backbone.unet]):
+        assert not backbone.frugal
 
 
 def test_bystanders_are_all_but_unet_and_text_encoders(sd15, sdxl):

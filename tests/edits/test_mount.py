@@ -299,6 +299,12 @@ def test_each_row_has_its_own_offset_outside_the_attentions(sd, blend, shared):
         for factor in factors[shared:]:
             assert factor.grad[1].any()
             assert not factor.grad[[0, 2]].any()
+    mounted = mount(sd, Layout.of(edit))  # which takes an edit for all rows too
+    try:
+        mounted.load(row_of(edit, 2))
+        assert close(sd.denoise(*sd.text([SOFT] * 3))[2], alone)
+    finally:
+        mounted.unmount()
 
 
 def test_offsets_of_a_text_encoder_serve_all_rows_alike(sd):

@@ -294,6 +294,7 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
             "claim": "4,7",
             "part": "0/1",
             "cost_only": False,
+            "choice_only": False,
             "trained": "",
             "samples": 4,
             "keep": None,
@@ -303,7 +304,7 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
 
     with pytest.raises(Refusal, match="not chosen yet"):
         main()
-    main(split="tuning")
+    main(choice_only=True)
     choice = json.loads((tmp_path / "out" / "choice.json").read_text())
     assert choice["rate"] in (1e-3, 2e-3)
     assert choice["likeness"][f"rate {choice['rate']:g}, {choice['steps']} steps"] == max(choice["likeness"].values())
@@ -343,7 +344,7 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     kept.write_text(known)
     path.rename(tested)
     shutil.rmtree(tmp_path / "out")
-    main(split="tuning", keep=kept)
+    main(choice_only=True, keep=kept)
     main(encoder=tested, docs=page, keep=kept)
     assert kept.read_text() == known
     assert not (tmp_path / "out" / "reporting").exists()

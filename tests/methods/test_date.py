@@ -34,7 +34,7 @@ from namesake.methods.date import (
 from namesake.picturebook.draw import draw
 from namesake.picturebook.scene import SMALL_WORLD
 from namesake.train.examples import describe
-from namesake.train.fit import Batch, Phase, fit, frugal
+from namesake.train.fit import Batch, Phase, fit
 from namesake.train.tune import Dvar, real_vectors, sites_of, word_vectors
 
 SMALL = Date(base_word="thing", width=64, blocks=1, layers=1, rank=2)
@@ -680,6 +680,12 @@ def test_where_memory_is_short_the_encoder_and_what_it_sees_with_work_one_after_
         yield
         events.append("end")
 
+    @contextmanager
+    def waiting(self, *modules):
+        events.append([*modules])
+        yield
+        events.append("back")
+
     def watch(owner, name):
         original = getattr(owner, name)
 
@@ -690,6 +696,7 @@ def test_where_memory_is_short_the_encoder_and_what_it_sees_with_work_one_after_
         monkeypatch.setattr(owner, name, watched)
 
     monkeypatch.setattr(Backbone, "at_work", at_work)
+    monkeypatch.setattr(Backbone, "waiting", waiting)
     watch(Features, "image")
     watch(Features, "reference")
     watch(DateEncoder, "predict")
@@ -697,9 +704,10 @@ def test_where_memory_is_short_the_encoder_and_what_it_sees_with_work_one_after_
     picture = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
     personalize(backbone, encoder, picture, word="<my-it>", class_word="cat", steps=1)
     assert events == [
+        [encoder, encoder.features.eye],
         *(([backbone.vae], []), "end"),
         *(([encoder.features.eye], [backbone.unet]), "image", "end", "reference"),
-        *(([encoder], []), "predict", "end", "load"),
+        *(([encoder], []), "predict", "end", "load", "back"),
     ]
 
 
@@ -707,6 +715,6 @@ def test_a_frugal_model_leaves_its_encoder_in_main_memory(backbone, monkeypatch)
     moves = []
     monkeypatch.setattr(DateEncoder, "to", lambda self, place: moves.append(place))
     for on in (True, False):
-        with frugal(backbone, on):
-            SMALL.network(backbone)
+        monkeypatch.setattr(Backbone, "frugal", on)
+        SMALL.network(backbone)
     assert moves == [backbone.device]

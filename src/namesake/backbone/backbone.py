@@ -113,11 +113,10 @@ class Backbone:
 
     Attributes:
         hollow: whether there are only shapes (`namesake.backbone.shapes`).
-        frugal: whether networks without work wait in main memory (`frugally`).
     """
 
     hollow = False
-    frugal = False
+    _home: torch.device | None = None  # the GPU of a frugal run, also while the U-Net is not there
 
     def __init__(self, pipeline: Any, name: str, folder: Path | None = None):
         _check(pipeline)
@@ -193,6 +192,8 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the U-Net computes, also when its weights are offloaded by diffusers."""
+        if self._home is not None:
+            return self._home
         if hasattr(self.unet, "_hf_hook") or hasattr(self.unet, "_diffusers_hook"):
             return torch.device(self.pipeline._execution_device)  # walks through every component: some milliseconds
         return next(self.unet.parameters()).device
@@ -236,27 +237,44 @@ class Backbone:
         clip = self.__dict__.get("_clip")  # where it was needed
         return (*(part for part in others if id(part) not in at_work), *([] if clip is None else [clip[0]]))
 
+    @property
+    def frugal(self) -> bool:
+        """Whether networks without work wait in main memory (`frugally`)."""
+        return self._home is not None
+
     @contextmanager
     def frugally(self) -> Iterator[None]:
-        """Inside, the bystanders wait in main memory and come to a CUDA GPU while they work; elsewhere nothing is moved."""
-        before, waiting = self.frugal, self.bystanders if self.device.type == "cuda" else ()
-        self.frugal = True
+        """On a CUDA GPU the bystanders wait in main memory inside, and come while they work (`at_work`); what is loaded inside
+        waits there too. Elsewhere nothing changes."""
+        before, device = self._home, self.device
+        if device.type != "cuda":
+            yield
+            return
+        self._home = device
         try:
-            with _moved(waiting, "cpu"):
+            with _moved(self.bystanders, "cpu"):
                 yield
         finally:
-            self.frugal = before
+            self._home = before
+
+    @contextmanager
+    def waiting(self, *modules: nn.Module) -> Iterator[None]:
+        """Further networks wait in main memory inside, where the model is `frugal`."""
+        with _moved(modules if self.frugal else (), "cpu"):
+            yield
 
     @contextmanager
     def at_work(self, *modules: nn.Module, instead: Sequence[nn.Module] = ()) -> Iterator[None]:
-        """Networks that work inside; where the model is `frugal` they come to the GPU for it, and those `instead` of which
-        they come leave it meanwhile."""
-        device = self.device
-        if not self.frugal or device.type != "cuda":
-            yield
+        """Networks that work inside. Where the model is `frugal` they come to the GPU for it and leave it after, and those
+        `instead` of which they come leave it meanwhile; elsewhere those that a frugal run has loaded come to stay."""
+        if self.frugal:
+            with _moved(instead, "cpu"), _moved(modules, self.device):
+                yield
             return
-        with _moved(instead, "cpu"), _moved(modules, device):
-            yield
+        for module in modules:
+            if _elsewhere(module, self.device):
+                nn.Module.to(module, self.device)
+        yield
 
     # --- pictures and latents ---
 
@@ -498,11 +516,12 @@ class Backbone:
 
         The similarity is that of `similarity`; without an eye for it there is no answer: None.
         """
-        seen = self._mean_seen(pictures)
-        if seen is None:
-            return None
         words = self.real_words()[: None if "words" in self._card else COMMON_WORDS]
-        similarity = self._word_embeddings @ seen.to(self._word_embeddings.device)
+        with self._looking():
+            seen = self._mean_seen(pictures)
+            if seen is None:
+                return None
+            similarity = self._word_embeddings @ seen.to(self._word_embeddings.device)
         best = similarity.topk(min(n, len(words)))
         return [
             (words[place].text, value) for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -516,15 +535,24 @@ class Backbone:
         pipeline's image encoder where it is aligned with the pipeline's text, else CLIP ViT-L/14 with its own text
         tower where that is in the hub's cache; else there is no answer: None.
         """
-        seen = self._mean_seen(pictures)
-        return None if seen is None else (self._text_embeddings(prompts) @ seen).cpu()
+        with self._looking():
+            seen = self._mean_seen(pictures)
+            return None if seen is None else (self._text_embeddings(prompts) @ seen).cpu()
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """CLIP out of the hub's cache, twice as large in fp32 as the U-Net in half precision, works in its place."""
+        if self._own_eye or self._clip is None:
+            yield
+            return
+        with self.at_work(self._clip[0], instead=[self.unet]):
+            yield
 
     def _mean_seen(self, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "P"] | None:
         if self._own_eye:
             seen = self.see(pictures)
         elif self._clip is not None:
-            with self.at_work(self._clip[0]):
-                seen = _embed(self._clip[0], pictures, None)
+            seen = _embed(self._clip[0], pictures, None)
         else:
             return None
         assert seen is not None
@@ -568,29 +596,33 @@ class Backbone:
             assert self._clip is not None
             encoder, tokenizer = self._clip
         found = []
-        with self.at_work(encoder):
-            for start in range(0, len(prompts), 256):
-                inputs = tokenizer(list(prompts[start : start + 256]), padding=True, return_tensors="pt")
-                ids = inputs.input_ids.to(encoder.device)
-                # The pooled output stands at the first end token, so padding up to the longest is enough.
-                if self._own_eye:
-                    output = encoder(input_ids=ids)
-                    vectors = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
-                else:
-                    vectors = _features(encoder.get_text_features(input_ids=ids))
-                found.append(F.normalize(vectors.float(), dim=-1))
+        for start in range(0, len(prompts), 256):
+            ids = tokenizer(list(prompts[start : start + 256]), padding=True, return_tensors="pt").input_ids
+            ids = ids.to(encoder.device)
+            # The pooled output stands at the first end token, so padding up to the longest is enough.
+            if self._own_eye:
+                output = encoder(input_ids=ids)
+                vectors = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
+            else:
+                vectors = _features(encoder.get_text_features(input_ids=ids))
+            found.append(F.normalize(vectors.float(), dim=-1))
         return torch.cat(found)
+
+
+def _elsewhere(module: nn.Module, place: torch.device | str) -> bool:
+    """Whether a module is at another place, and diffusers does not see to that."""
+    hooked = hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook")
+    return not hooked and next(module.parameters()).device.type != torch.device(place).type
 
 
 @contextmanager
 def _moved(modules: Iterable[nn.Module], place: torch.device | str) -> Iterator[None]:
-    """Modules at another place inside; those that are there anyway, or that diffusers moves, are left alone."""
+    """Modules at another place inside."""
     back: list[tuple[nn.Module, torch.device]] = []
     try:
         for module in modules:
-            before = next(module.parameters()).device
-            if before.type != torch.device(place).type and not hasattr(module, "_hf_hook"):
-                back.append((module, before))
+            if _elsewhere(module, place):
+                back.append((module, next(module.parameters()).device))
                 nn.Module.to(module, place)
         yield
     finally:

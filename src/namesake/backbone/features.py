@@ -210,7 +210,7 @@ class _Enough(Exception):
 
 
 def _eye(backbone: Backbone, name: str) -> Any:
-    """The image encoder of a name, frozen, on the model's device."""
+    """The image encoder of a name, frozen, on the model's device; in main memory where the model is frugal."""
     if name == OWN:
         if not backbone._own_eye:
             raise Refusal(f"The model {backbone.name} has no image encoder of its own; name one, such as {VIT_H}.")

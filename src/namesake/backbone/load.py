@@ -1,9 +1,7 @@
 """From a name, a folder, a hub id or a checkpoint file to a diffusers pipeline on a device; nothing is unpickled."""
 
-import json
 import os
 import re
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,9 +115,7 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype) -> Any:
         failure: Exception | None = None
         for variant in (None, "fp16"):  # some repositories hold nothing but the half-precision files
             try:
-                return DiffusionPipeline.from_pretrained(
-                    source, variant=variant, use_safetensors=True, **_precision(dtype)
-                )
+                return DiffusionPipeline.from_pretrained(source, variant=variant, use_safetensors=True, dtype=dtype)
             except Exception as error:  # diffusers, transformers, safetensors and the hub each raise their own
                 failure = failure or error
     raise Refusal(f"The model '{source}' cannot be loaded ({_reason(failure)}); {_remedy()}.") from failure
@@ -145,7 +141,7 @@ def _single_file(path: Path, dtype: torch.dtype, config: str | Path | None) -> A
             options["config"] = str(config)
         try:
             offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-            return kind.from_single_file(str(path), local_files_only=offline, **_precision(dtype), **options)
+            return kind.from_single_file(str(path), local_files_only=offline, dtype=dtype, **options)
         except Exception as error:
             raise Refusal(
                 f"The checkpoint '{path}' cannot be loaded ({_reason(error)}); its configuration comes from the "
@@ -162,22 +158,13 @@ def _at_home(path: Path) -> Path:
 
 def _header(path: Path) -> set[str]:
     """The names of the tensors in a safetensors file, read without any tensor."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with open(path, "rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            if length > min(100_000_000, path.stat().st_size - 8):
-                raise ValueError("the header is longer than the file")
-            return set(dict(json.loads(file.read(length))))
-    except (OSError, ValueError, TypeError, RecursionError, struct.error) as error:
+        with safe_open(path, "pt") as file:
+            return set(file.keys())
+    except (OSError, SafetensorError) as error:
         raise Refusal(f"'{path}' is not a whole .safetensors file; download it again.") from error
-
-
-def _precision(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The argument that names the precision: diffusers 0.40 renamed it, and warns about the old name."""
-    import diffusers
-    from packaging.version import Version
-
-    return {"dtype" if Version(diffusers.__version__) >= Version("0.40.0.dev0") else "torch_dtype": dtype}
 
 
 def _reason(error: Exception | None) -> str:

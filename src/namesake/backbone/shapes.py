@@ -218,19 +218,22 @@ class Hollow(Backbone):
     @contextmanager
     def frugally(self) -> Iterator[None]:
         """What waits elsewhere is not counted."""
-        self.frugal = True
+        before, self._home = self._home, self.device
         try:
-            with nullcontext() if self.counter is None else self.counter.without(*self.bystanders):
+            with self.waiting(*self.bystanders):
                 yield
         finally:
-            self.frugal = False
+            self._home = before
+
+    @contextmanager
+    def waiting(self, *modules: nn.Module) -> Iterator[None]:
+        with nullcontext() if self.counter is None or not self.frugal else self.counter.without(*modules):
+            yield
 
     @contextmanager
     def at_work(self, *modules: nn.Module, instead: Sequence[nn.Module] = ()) -> Iterator[None]:
-        if not self.frugal or self.counter is None:
-            yield
-            return
-        with self.counter.without(*instead), self.counter.within(*modules):
+        counted = self.frugal and self.counter is not None
+        with self.waiting(*instead), self.counter.within(*modules) if counted else nullcontext():
             yield
 
     def similarity(self, pictures: UInt8[torch.Tensor, "B H W 3"], prompts: Sequence[str]) -> Float[torch.Tensor, "N"]:

@@ -346,7 +346,7 @@ def _unread(file: Path, reason: Exception) -> Refusal:
     return Refusal(f'The shard "{file}" cannot be read ({told}); make it again or delete it.')
 
 
-def write_shards(source: Source, folder: Path, size: int, quality: int = 95) -> Iterator[int]:
+def write_shards(source: Source, folder: Path, size: int) -> Iterator[int]:
     """Turn a source into WebDataset shards of 1,000 JPEGs; yields how many of its pictures are done.
 
     Shards that are there already are kept, so an interrupted run goes on where it stopped. Broken pictures are left
@@ -381,7 +381,7 @@ def write_shards(source: Source, folder: Path, size: int, quality: int = 95) -> 
                     except Refusal:
                         continue
                     packed = BytesIO()
-                    picture.save(packed, "JPEG", quality=quality, subsampling=0)
+                    picture.save(packed, "JPEG", quality=95, subsampling=0)
                     tar.write({"__key__": f"{index:09d}", "jpg": packed.getvalue()})
                     count += 1
             write(data.getvalue(), place, "shard")

@@ -53,6 +53,15 @@ LIMITS: dict[str, tuple[str, tuple[int, ...], int]] = {
 # Writing
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, none where there is no file; a line that a kill has cut counts as not written."""
+    found = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 def save(edit: Edit, path: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write an edit, its tensors in `dtype` (a tensor that overflows it, in fp32), whole or not at all.
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from namesake.errors import Refusal
 
-ROLES = tuple(f"{kind} {part}" for kind in ("self", "cross") for part in ("query", "key", "value", "out"))
 BLENDS = ("attention", "block", "unet")
 MAX_VECTORS = 64  # a prompt has room for 75 tokens
 MAX_ALPHA = 1_000_000
@@ -28,10 +27,10 @@ MAX_RANK = 1024  # no attention matrix of SD or SDXL is wider than 2,048; a high
 class Site:
     """A place where a low-rank offset can act, as data: an attention projection of the U-Net, or another layer.
 
-    `path` is the module's path in the U-Net ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"), `role` one
-    of `ROLES`, "linear" or "convolution" outside the attentions, or "text", an attention projection of a text encoder
-    ("text_encoder.encoder.layers.0.self_attn.q_proj"); `in_dim` and `out_dim` are the widths of its weight
-    `[out_dim, in_dim]`, a convolution's `[out, in, k, k]` taken as `[out, in * k * k]`.
+    `path` is the module's path in the U-Net ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"), `role` is
+    "self" or "cross" with "query", "key", "value" or "out" ("cross key"), outside the attentions "linear" or "convolution",
+    or "text", an attention projection of a text encoder ("text_encoder.encoder.layers.0.self_attn.q_proj"); `in_dim` and
+    `out_dim` are the widths of its weight `[out_dim, in_dim]`, a convolution's `[out, in, k, k]` taken as `[out, in * k * k]`.
     """
 
     path: str

@@ -607,7 +607,7 @@ class Mount:
 
     def _add_rows(self, path: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """The hook on a layer outside the attentions whose offsets differ from row to row."""
-        if self._aside or self._batch is None:
+        if self._aside:
             return None
         for factor, down, up in self._rowwise[path]:
             rows = (down.expand(len(output), *down.shape[-2:]), up.expand(len(output), *up.shape[-2:]))

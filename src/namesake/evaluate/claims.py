@@ -9,7 +9,6 @@ makes it.
 Axes: `K` concepts, `Q` pictures of a concept.
 """
 
-import contextlib
 import json
 import warnings
 from collections import Counter
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from namesake.edits.file import read_lines
 from namesake.errors import Refusal
 from namesake.evaluate.cold_start import by_concept, chosen, evenly, interval
 from namesake.picturebook.concept import Concept
@@ -275,9 +275,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: dict[str, dict[str, Any]] = {}
-        for line in path.read_text().splitlines() if path.is_file() else []:
-            with contextlib.suppress(ValueError):  # a kill may cut a line; what it told is measured again
-                self._known.update(json.loads(line))
+        for line in read_lines(path):  # what a cut one told is measured again
+            self._known.update(line)
 
     def __contains__(self, key: str) -> bool:
         return key in self._known
@@ -332,12 +331,12 @@ def gap(
         return np.nanmean(pairs, axis=0)
 
 
-def apart(one: Float[np.ndarray, "_K1"], other: Float[np.ndarray, "_K2"], seed: int = 0) -> tuple[float, float, float]:
+def apart(one: Float[np.ndarray, "_K1"], other: Float[np.ndarray, "_K2"]) -> tuple[float, float, float]:
     """The difference of the means of two groups of concepts and its 95 % interval; each group is drawn by itself."""
     groups = [values[~np.isnan(values)] for values in (one, other)]
     if not all(map(len, groups)):
         return float("nan"), float("nan"), float("nan")
-    chance = np.random.default_rng(seed)
+    chance = np.random.default_rng(0)
     means = [v[chance.integers(len(v), size=(DRAWS, len(v)))].mean(axis=1) for v in groups]
     low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
     return float(groups[0].mean() - groups[1].mean()), float(low), float(high)
@@ -364,7 +363,7 @@ def verdict(low: float, high: float, more: bool) -> str:
     return "holds" if (low > 0) == more else "the opposite"
 
 
-def share(values: Mapping[str, Float[np.ndarray, "K"]], arm: str, seed: int = 0) -> tuple[float, float, float]:
+def share(values: Mapping[str, Float[np.ndarray, "K"]], arm: str) -> tuple[float, float, float]:
     """How far an arm is on the way from the base to the truth, (x - base) / (truth - base), and its 95 % interval.
 
     The ratio of the means over concepts, which are drawn together; a ratio for each concept would be ruled by those
@@ -374,7 +373,7 @@ def share(values: Mapping[str, Float[np.ndarray, "K"]], arm: str, seed: int = 0)
     rows = rows[:, ~np.isnan(rows).any(axis=0)]
     if not rows.shape[1]:
         return float("nan"), float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(rows.shape[1], size=(DRAWS, rows.shape[1]))
+    drawn = np.random.default_rng(0).integers(rows.shape[1], size=(DRAWS, rows.shape[1]))
     above, whole = rows[:, drawn].mean(axis=2)
     if np.quantile(whole, 0.025) <= 0:
         return float("nan"), float("nan"), float("nan")
@@ -454,6 +453,6 @@ def notes_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return markdown(["", *(f"{head}, {way}" for way in results for head in heads)], rows)
 
 
-def common(words: Sequence[str], count: int = 3) -> str:
+def common(words: Sequence[str]) -> str:
     """The commonest of some words and how often they come: "cat 5, thing 2"."""
-    return ", ".join(f"{word} {times}" for word, times in Counter(words).most_common(count))
+    return ", ".join(f"{word} {times}" for word, times in Counter(words).most_common(3))

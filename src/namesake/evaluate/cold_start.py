@@ -495,23 +495,23 @@ def condensed(result: Mapping[str, Any]) -> dict[str, Any]:
 FIGURES = ("likeness", "rank 1", "category", "prompt", "place copied", "pose copied")
 
 
-def summary(results: Sequence[Mapping[str, Any]], base: str = "class word") -> dict[str, dict[str, dict[str, float]]]:
-    """For each arm and figure the mean, its interval, and the paired difference from the base with its own interval."""
+def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """For each arm and figure the mean, its interval, and the paired difference from the class word with its own interval."""
     out: dict[str, dict[str, dict[str, float]]] = {}
     for figure in FIGURES:
         values = by_concept(results, figure)
         for name, one in values.items():
             mean, low, high = interval(one)
-            gain, gain_low, gain_high = interval(one - values[base])
+            gain, gain_low, gain_high = interval(one - values["class word"])
             out.setdefault(name, {})[figure] = {
                 "mean": mean, "low": low, "high": high, "gain": gain, "gain low": gain_low, "gain high": gain_high
             }  # fmt: skip
     return out
 
 
-def table(results: Sequence[Mapping[str, Any]], base: str = "class word") -> str:
-    """The summary in markdown: means with 95 % intervals; copying as what is above the base's share."""
-    made = summary(results, base)
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The summary in markdown: means with 95 % intervals; copying as what is above the class word's share."""
+    made = summary(results)
     heads = ["", "likeness", "rank 1 of 50", "category", "prompt", "place copied", "pose copied", "seconds"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for name, figures in made.items():

@@ -654,16 +654,17 @@ def personalize(
     """
     settings = settings or Tuning()
     check_shown(backbone, word, pictures)
-    module, examples = prepared(backbone, encoder, pictures, word, class_word, settings, masks, hard, seed)
-    edit = fit(
-        backbone,
-        module,
-        examples.batch,
-        settings.phases(module),
-        steps=steps,
-        seed=seed,
-        progress=progress,
-        strip=strip,
-        stop=None if dvar is None else dvar.rule(backbone, frozen_batch([examples], seed), seed),
-    )
+    with backbone.waiting(encoder, encoder.features.eye):
+        module, examples = prepared(backbone, encoder, pictures, word, class_word, settings, masks, hard, seed)
+        edit = fit(
+            backbone,
+            module,
+            examples.batch,
+            settings.phases(module),
+            steps=steps,
+            seed=seed,
+            progress=progress,
+            strip=strip,
+            stop=None if dvar is None else dvar.rule(backbone, frozen_batch([examples], seed), seed),
+        )
     return told_context(edit, examples.frames)

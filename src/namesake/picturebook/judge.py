@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from namesake.edits.base import strided_values
-from namesake.edits.file import write_state
+from namesake.edits.file import read_lines, write_state
 from namesake.errors import Refusal
 from namesake.machine import bf16_pays
 from namesake.picturebook.concept import (
@@ -543,9 +543,8 @@ def train_judge(
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         step, total = state["step"], steps or state["total"]
-    kept = curve.read_text().splitlines() if step and curve.exists() else []
-    kept = [line for line in kept if json.loads(line)["step"] <= step]
-    curve.write_text("".join(line + "\n" for line in kept))
+    kept = [line for line in (read_lines(curve) if step else []) if line["step"] <= step]
+    curve.write_text("".join(json.dumps(line) + "\n" for line in kept))
     columns = (
         TextColumn("judge"),
         BarColumn(),
@@ -553,7 +552,7 @@ def train_judge(
         TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
-    began = time.monotonic() - (json.loads(kept[-1])["seconds"] if kept else 0.0)
+    began = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
     mean: dict[str, float] = {}
     with Progress(*columns) as progress, curve.open("a") as log:
         bar = progress.add_task("judge", total=total, completed=step, loss="")

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from namesake.backbone.features import readings
 from namesake.data.prompts import COLORED
-from namesake.edits.file import folder_for, write, write_state
+from namesake.edits.file import folder_for, read_lines, write, write_state
 from namesake.errors import Refusal, check_name
 from namesake.machine import half
 from namesake.picturebook import captions as grammar
@@ -349,7 +349,7 @@ def run_stage(
     wrapped = nn.parallel.DistributedDataParallel(model) if accelerator.num_processes > 1 else model
     share = stage.batch // accelerator.num_processes
     main = accelerator.is_main_process
-    lines = [json.loads(line) for line in curve.read_text().splitlines()] if main and step and curve.exists() else []
+    lines = read_lines(curve) if main and step else []
     lines = [line for line in lines if line["step"] <= step]  # what came after the checkpoint comes again
     if main:
         curve.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -19,7 +19,7 @@ VARIANTS = 8  # of each picture, where they are shifted
 SCALES = ((1 / 3, 1.0, 6), (1.2, 1.4, 3))
 FAR, NEAR = ("far away", "very small", "tiny"), ("zoomed in", "close up", "large")  # below 0.6; above 1
 # Noise that tells where a thing stands, as shares of the schedule, and how many draws of each: at 0.3 of it the model
-# finds the side of half of 48 drawings, at 0.95 of 85 % and of all 17 that stand off the middle by much (LOG.md).
+# finds the side of half of 48 drawings, at 0.95 of 85 % and of 16 of the 17 that stand aside (LOG.md).
 LOUD, DRAWS = (0.85, 0.95), 4
 SURE = 0.02  # by which share of the error a sentence must be better than the one that says less
 ENCODED = 8  # pictures at a time: the autoencoder of SD takes a gigabyte for each

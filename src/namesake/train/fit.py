@@ -26,6 +26,7 @@ from namesake.errors import Refusal
 from namesake.machine import bf16_pays
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+CLIP = 1.0  # the longest gradient of a step
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,7 +285,6 @@ def fit(
     *,
     steps: int,
     seed: int = 0,
-    clip: float = 1.0,
     snr_gamma: float = 0.0,
     progress: Callable[[int, int], object] | None = None,
     strip: Callable[[int, Edit], object] | None = None,
@@ -294,7 +294,7 @@ def fit(
     """Train a module and return its edit: on the CPU, without a graph.
 
     Everything drawn at random is a function of (seed, step). Timesteps are stratified (`stratified`). AdamW without
-    decay; gradients are clipped to a norm of `clip`. fp32 on the CPU, autocast on CUDA; with a float16 model the loss
+    decay; gradients are clipped to a norm of 1. fp32 on the CPU, autocast on CUDA; with a float16 model the loss
     is scaled. Nothing else may be on the model meanwhile.
 
     Ctrl-C ends the run after the step that is under way, and the edit made so far is returned; a second Ctrl-C raises
@@ -373,7 +373,7 @@ def fit(
                 penalty = module.penalty(edit).to(loss)
                 scaler.scale(loss + penalty).backward()  # inside the mount: checkpointing recomputes
                 scaler.unscale_(optimizer)
-                norm = nn.utils.clip_grad_norm_(module.parameters(), clip)
+                norm = nn.utils.clip_grad_norm_(module.parameters(), CLIP)
                 figures = {"loss": loss.item(), "penalty": penalty.item(), "norm": norm.item()}
                 if not math.isfinite(figures["loss"] + figures["penalty"]):
                     raise Refusal(

@@ -36,7 +36,6 @@ from namesake.machine import bf16_pays
 from namesake.train.fit import Batch, EditModule, loss_of
 from namesake.train.pretrain import Plan
 
-DEVICES = ("cpu", "cuda")
 aten = torch.ops.aten
 # torch has no formula for the CPU's attention, which would count as nothing.
 FORMULAS = flop_registry | {
@@ -111,13 +110,14 @@ class Counter(TorchDispatchMode):
     @contextmanager
     def within(self, *modules: nn.Module) -> Iterator[None]:
         """Modules whose weights are here meanwhile, if they were elsewhere."""
-        here = {key: size for key, size in _stores(*modules).items() if key in self._away}
-        self._return(here)
+        came = [module for module in modules if self._away.keys() & _stores(module).keys()]
+        self._return(_stores(*came))
         try:
             yield
         finally:
-            self._away |= here
-            self.now -= sum(here.values())
+            # Weights that were cast meanwhile are others now.
+            self._away |= (gone := _stores(*came))
+            self.now -= sum(gone.values())
 
     def _return(self, stores: dict[int, int]) -> None:
         self._away = {key: size for key, size in self._away.items() if key not in stores}
@@ -293,7 +293,7 @@ def tuning(
         counter, imitated = stack.enter_context(counting(backbone, device, *held, checkpointing=frugal))
         if frugal:
             stack.enter_context(backbone.frugally())
-            stack.enter_context(counter.without(*held if device == "cuda" else ()))
+            stack.enter_context(backbone.waiting(*held))
             counter.peak = counter.now  # nothing comes that waits
         module, batch = start()
         begin = counter.flops

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
 from namesake.edits import Edit, Layout, Mount, mount
-from namesake.edits.file import write, write_state
+from namesake.edits.file import read_lines, write, write_state
 from namesake.errors import Refusal
 from namesake.machine import half, peak_memory, plain_attention
 from namesake.train.examples import encoded
@@ -542,10 +542,7 @@ class _Curve:
         self, path: Path, step: int, sums: Sequence[float], accelerator: Any, settings: Mapping[str, Any]
     ) -> None:
         self.path, self.accelerator = path, accelerator
-        kept = []
-        for line in path.read_text().splitlines() if step and path.exists() else []:
-            with suppress(ValueError):  # a kill may cut a line
-                kept += [line] if json.loads(line)["step"] <= step else []
+        kept = [json.dumps(line) for line in (read_lines(path) if step else []) if line["step"] <= step]
         write("".join(f"{line}\n" for line in kept).encode(), path, "curve")
         if accelerator.log_with:
             flat = {name: value for name, value in settings.items() if isinstance(value, int | float | str | bool)}

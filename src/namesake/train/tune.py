@@ -336,7 +336,8 @@ def personalize(
 ) -> Edit:
     """Teach a model a new word for the one thing (or style) that some pictures show, by a tuned method.
 
-    After 0 steps the new word means `method.reads(class_word)`, and what is drawn with it is the base model's. The
+    After 0 steps the new word means `method.reads(class_word)`, with the thing's color where the method `looks`, and what is
+    drawn with it is the base model's. The
     arguments are those of `Shown`; the options and refusals those of `learn`.
     """
     return learn(backbone, method, [Shown(pictures, word, class_word, masks, prior)], **options)
@@ -380,6 +381,7 @@ def learn(
     words = {one.word: one.class_word or "" for one in shown}
     if len(words) < len(shown):
         raise Refusal(f"{len(shown)} concepts share the words {', '.join(words)}; a word for each is wanted.")
+    classes = words  # of which the pictures of the class are
     if method.looks:
         words = {one.word: looks(backbone, one.pictures, words[one.word]) for one in shown}
     if method.mirrored:
@@ -406,7 +408,7 @@ def learn(
         )
         if one.prior is not None and method.prior_weight:
             prior.append(
-                Examples.of(backbone, one.prior, words[one.word], None, rows, seed=seed, templates=method.sentences)
+                Examples.of(backbone, one.prior, classes[one.word], None, rows, seed=seed, templates=method.sentences)
             )
     concept = own[0] if len(own) == 1 else Mixture(tuple((one, 1.0) for one in own))
     both = Mixture(tuple((one, 1.0) for one in own) + tuple((one, method.prior_weight) for one in prior))
