@@ -237,6 +237,8 @@ def test_stable_diffusion_is_pre_trained_on_all_kinds_of_data_and_taken_up_to_th
     monkeypatch.setattr("namesake.train.pretrain._estimate", lambda *_: None)
     clip_model(4).save_pretrained(tmp_path / "clip")
     settings = Date(base_word="thing", width=32, blocks=0, layers=1, rank=1, image_encoder=str(tmp_path / "clip"))
+    small = replace(recipes.pretrain_recipes()["sd15"], encoder=settings)
+    monkeypatch.setattr(recipes, "pretrain_recipes", lambda: {"sd15": small})
     data, seen, read = _four_kinds(tmp_path), set(), Mixture.read
 
     def noted(self, rows):
@@ -244,7 +246,7 @@ def test_stable_diffusion_is_pre_trained_on_all_kinds_of_data_and_taken_up_to_th
         return read(self, rows)
 
     def run(name, workers, **options):
-        how = {"model": sd15, "settings": settings, "steps": 4, "batch": 4, **options}
+        how = {"model": sd15, "steps": 4, "batch": 4, **options}
         path = recipes.pretrain("sd15", data=data, workers=workers, output=tmp_path / name, **how)
         (checkpoint,) = (tmp_path / name).glob("checkpoint-*.pt")
         return load_file(path), torch.load(checkpoint, weights_only=True)
