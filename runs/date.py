@@ -545,9 +545,11 @@ def main(
     if told is None:
         return
     print(told)
-    if docs is not None and not choice_only:
+    if choice_only:
+        return
+    if docs is not None:
         docs.write_text(into_page(docs.read_text(), told))
-    if sheet is not None and not choice_only:
+    if sheet is not None:
         pictured(bench, made, split, sheet)
 
 

@@ -472,16 +472,13 @@ def test_networks_come_to_the_gpu_to_work_and_leave_it(on_a_gpu):
             del moves[:]
             with backbone.at_work(backbone.vae, hooked, instead=[backbone.unet]):
                 assert moves == [(backbone.unet, "cpu"), (backbone.vae, "cuda")]
-                with (
-                    backbone.frugally(),
-                    backbone.at_work(backbone.vae),
-                ):  # it is there already, and stays to the outer end
+                with backbone.frugally(), backbone.at_work(backbone.vae):
                     assert backbone.bystanders == tuple(others)
                 raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         work()
-    # The inner one sent all bystanders away again and the autoencoder came for its own work.
+    # The inner run sent the bystander at work away and it came back for its own work; at its end all is as before it.
     assert moves[2:6] == [(backbone.vae, "cpu"), (backbone.vae, "cuda"), (backbone.vae, "cpu"), (backbone.vae, "cuda")]
     assert moves[6:8] == [(backbone.vae, "cpu"), (backbone.unet, "cuda")]
     assert moves[8:] == [(more, "cuda"), *((one, "cuda") for one in others)]

@@ -541,7 +541,7 @@ class Backbone:
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
-        """CLIP out of the hub's cache, twice as large in fp32 as the U-Net in half precision, works in its place."""
+        """CLIP out of the hub's cache, in fp32 as large as SD 1.x's U-Net in half precision, works in its place."""
         if self._own_eye or self._clip is None:
             yield
             return
