@@ -82,9 +82,9 @@ def test_a_drawing_is_a_function_of_seed_and_index():
 class OneAfterAnother(Pool):
     jobs: list = []  # noqa: RUF012
 
-    def map(self, function, jobs):
-        OneAfterAnother.jobs += jobs
-        return super().map(function, jobs)
+    def submit(self, function, job):
+        OneAfterAnother.jobs.append(job)
+        return super().submit(function, job)
 
 
 def test_workers_draw_every_index_once_and_only_what_is_missing(tmp_path, monkeypatch):
@@ -128,6 +128,20 @@ def test_ctrl_c_ends_drawing_at_once_and_the_workers_say_nothing(tmp_path):
     assert run.returncode != 0
     assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1, said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_program_that_ends_while_it_hears_of_a_drawing_does_not_wait_for_all(tmp_path):
+    # Ctrl-C in the loop's body, where the traceback keeps hold of the loop: it once waited for all that was submitted.
+    code = f"""if True:
+        from pathlib import Path
+        from namesake.picturebook.dataset import draw_ahead
+        for done in draw_ahead(Path({str(tmp_path)!r}), 1_000_000, workers=2):
+            if done == 100:
+                raise KeyboardInterrupt
+    """
+    run = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60, check=False)
+    assert run.returncode != 0
+    assert run.stderr.rstrip().endswith("KeyboardInterrupt"), run.stderr
 
 
 def test_what_a_worker_draws_is_what_the_stream_shows(tmp_path):

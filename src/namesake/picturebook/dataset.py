@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -239,28 +239,39 @@ def _ahead(
         for start in range(job[-2], job[-1], PIECE)
     ]
     made: list[tuple[Any, ...]] = []
-    with drawers(workers) as pool:
-        for (n, job), piece in zip(pieces, pool.map(drawn, [job for _, job in pieces]), strict=True):
-            made.append(piece)
-            if job[-1] == todo[n][-1]:
-                *pictures, texts = zip(*made, strict=True)
-                for name, values in zip((f"{n:04d}", f"{n:04d}.target", f"{n:04d}.mask"), pictures, strict=False):
-                    np.save(folder / f"{name}.part.npy", np.concatenate(values))
-                    os.replace(folder / f"{name}.part.npy", folder / f"{name}.npy")
-                (folder / f"{n:04d}.part").write_text(json.dumps([text for some in texts for text in some]))
-                os.replace(folder / f"{n:04d}.part", folder / f"{n:04d}.json")
-                made.clear()
-            done += job[-1] - job[-2]
-            yield done
+    for (n, job), piece in zip(pieces, in_order(drawn, [job for _, job in pieces], workers), strict=True):
+        made.append(piece)
+        if job[-1] == todo[n][-1]:
+            *pictures, texts = zip(*made, strict=True)
+            for name, values in zip((f"{n:04d}", f"{n:04d}.target", f"{n:04d}.mask"), pictures, strict=False):
+                np.save(folder / f"{name}.part.npy", np.concatenate(values))
+                os.replace(folder / f"{name}.part.npy", folder / f"{name}.npy")
+            (folder / f"{n:04d}.part").write_text(json.dumps([text for some in texts for text in some]))
+            os.replace(folder / f"{n:04d}.part", folder / f"{n:04d}.json")
+            made.clear()
+        done += job[-1] - job[-2]
+        yield done
 
 
-@contextmanager
-def drawers(workers: int = 0, context: BaseContext | None = None) -> Iterator[Executor]:
-    """Processes that draw, by default one for each core. They leave Ctrl-C to the process that they work for, which ends
-    them: when this is left early, what is under way is waited for and what is still to come is not."""
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context, initializer=_deaf) as pool:
+def in_order(
+    function: Callable[[Any], Any], jobs: Iterable[Any], workers: int = 0, context: BaseContext | None = None
+) -> Iterator[Any]:
+    """What processes, by default one for each core, make of jobs, in the order of these.
+
+    They leave Ctrl-C to the process that they work for, which ends them. Two jobs for each are under way or wait at a
+    time: these are waited for when a program ends that left this early and keeps hold of it (an error's traceback does), and
+    it would wait for all that were ever submitted.
+    """
+    workers = workers or os.cpu_count() or 1
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_deaf) as pool:
+        waiting: deque[Future[Any]] = deque()
         try:
-            yield pool
+            for job in jobs:
+                waiting.append(pool.submit(function, job))
+                if len(waiting) == 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 

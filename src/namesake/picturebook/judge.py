@@ -48,7 +48,7 @@ from namesake.picturebook.concept import (
     sample_color,
     sample_concept,
 )
-from namesake.picturebook.dataset import drawers
+from namesake.picturebook.dataset import in_order
 from namesake.picturebook.draw import FRAME, Truth, draw, pixel_cells
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, STYLES, WORN, Pose, Scene, World, sample_scene
@@ -263,11 +263,11 @@ def draw_judge_data(folder: Path, count: int, seed: int = 0, workers: int = 0, w
     jobs = [(folder, seed, start, min(records, -(-count // 4) - start), world) for start in todo]
     # "spawn": a fork of a process whose torch has threads may hang.
     context = multiprocessing.get_context("spawn")
-    with Progress() as progress, drawers(workers, context) as pool:
+    with Progress() as progress:
         bar = progress.add_task(
             "judge: drawings", total=-(-count // 4), completed=-(-count // 4) - sum(job[3] for job in jobs)
         )
-        for done in pool.map(_draw_shard, jobs):
+        for done in in_order(_draw_shard, jobs, workers, context):
             progress.advance(bar, done)
 
 
