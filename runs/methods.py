@@ -14,7 +14,6 @@ and number of pictures, so a run can be stopped and taken up again.
 
 import hashlib
 import json
-import os
 import tempfile
 import time
 import warnings
@@ -50,6 +49,7 @@ from namesake.evaluate.cold_start import (
     ruler_of,
     summary,
 )
+from namesake.files import write
 from namesake.generate import generate
 from namesake.machine import peak_memory
 from namesake.methods import METHODS
@@ -111,9 +111,7 @@ class Bench:
         if known.get("key") != key:
             known = {**measure(), "key": key}
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(f".{os.getpid()}")
-            beside.write_text(json.dumps(known))
-            os.replace(beside, path)
+            write(json.dumps(known).encode(), path, "measurement")
         return known
 
     def draw(self, prompts: Sequence[str], seed: int, edit: Edit | None = None) -> np.ndarray:

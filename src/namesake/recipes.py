@@ -66,7 +66,14 @@ PICTUREBOOK: dict[str, dict[str, Any]] = {
         "word_rate": 5e-3,
         "offset_rate": 2.5e-3,
     },
-    "cold-start": {"steps": 50, "layers": True, "blend": 1.0, "word_rate": 2e-2, "offset_rate": 1e-2},
+    "cold-start": {
+        "steps": 50,
+        "layers": True,
+        "blend": 1.0,
+        "sides": True,
+        "word_rate": 2e-2,
+        "offset_rate": 1e-2,
+    },
     "textual-inversion": _SHORT | {"steps": 300, "rate": 2e-2},
     "textual-inversion-style": _SHORT | {"rate": 2e-2},
     "lora": _LORA,
@@ -323,7 +330,7 @@ def generate_pictures(
 
     from namesake.data.pictures import read_pictures
     from namesake.edits import Edit, check_base
-    from namesake.edits.file import filled
+    from namesake.files import filled
     from namesake.generate import drawn
     from namesake.sheet import contact_sheet, save_png, thumbnail
     from namesake.train.fit import finished
@@ -453,7 +460,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     import numpy as np
 
     from namesake.data.pictures import read_pictures
-    from namesake.edits.file import filled
+    from namesake.files import filled
     from namesake.generate import generate
     from namesake.machine import peak_memory
     from namesake.sheet import contact_sheet, save_png
@@ -715,7 +722,7 @@ def class_pictures(
 
     from namesake.data.pictures import read_picture
     from namesake.edits import sketch
-    from namesake.edits.file import folder_for
+    from namesake.files import folder_for
     from namesake.generate import BATCH_ROWS, generate
     from namesake.sheet import save_png
 
@@ -845,7 +852,7 @@ def _well_formed(word: str) -> None:
 
 def _concept_place(output: Path) -> Path:
     """The file (or folder) to write a concept to, found to be writable."""
-    from namesake.edits.file import check_writable
+    from namesake.files import check_writable
 
     if not output.is_dir() and output.suffix != ".safetensors":
         output = output.with_name(output.name + ".safetensors")
@@ -951,7 +958,7 @@ def pretrain(
     plan = replace(plan, warmup=min(plan.warmup, max(1, plan.steps // 10)))
     if not data and not chosen.drawings:
         raise Refusal(f"The recipe '{recipe}' needs pictures; name them, such as --data imagenet:DIR.")
-    from namesake.edits.file import folder_for
+    from namesake.files import folder_for
 
     makers, weights = _sources(data)
     folder = folder_for(Path(output) if output is not None else Path("out/pretrain") / recipe)
@@ -1239,7 +1246,7 @@ def shards(data: str, output: Path | str, size: int = 512, report: Report | None
     report = report or Report()
     _number("size", size, 16, 4096)
     from namesake.data.sources import Shards, source, write_shards
-    from namesake.edits.file import folder_for
+    from namesake.files import folder_for
 
     found = source(data)[0](size)
     place = folder_for(Path(output))

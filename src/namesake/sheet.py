@@ -1,10 +1,8 @@
 """Pictures on their way out: files that say how they were made, and sheets that show many at once."""
 
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from namesake.errors import Refusal
+from namesake.files import write
 
 PAPER, INK, FAINT = (251, 250, 247), (38, 38, 44), (120, 120, 128)
 GAP, MARGIN = 10, 24  # pixels between cells, and around everything
@@ -75,30 +74,20 @@ def contact_sheet(
 
 
 def save_png(pixels: UInt8[np.ndarray, "H W 3"], path: Path | str, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a picture with how it was made, whole or not at all: beside its place, to the disk, then renamed into it.
+    """Write a picture with how it was made, whole or not at all.
 
     pixels: uint8 [H, W, 3]. metadata: JSON values; "prompt", "negative", "seed", "steps", "scheduler", "guidance" and
     "size" are also written in the `parameters` entry that A1111 and its kin read; all of it in the entry `namesake`.
     Nothing else is in the file: no EXIF, no place, no camera. A file of that name is replaced.
     Raises Refusal where the file cannot be written.
     """
-    path = Path(path)
     info = PngInfo()
     if metadata:
         info.add_text("parameters", _a1111(metadata))
         info.add_text("namesake", json.dumps(dict(metadata), ensure_ascii=True, sort_keys=True))
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(beside, "xb") as file:
-            Image.fromarray(pixels).save(file, "PNG", pnginfo=info)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise Refusal(f'"{path}" cannot be written: {error.strerror or error}.') from None
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+    data = BytesIO()
+    Image.fromarray(pixels).save(data, "PNG", pnginfo=info)
+    write(data.getvalue(), Path(path), "picture")
 
 
 def read_settings(path: Path | str) -> dict[str, Any]:

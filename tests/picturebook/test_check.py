@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from namesake import backbone as backbones
-from namesake.edits import file as files
+from namesake import files
 from namesake.errors import Refusal
 from namesake.picturebook import check, draw_sheets
 from namesake.picturebook.captions import Caption

@@ -254,7 +254,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def _counts(folder: Path, files: Sequence[Path]) -> list[int]:
     """How many samples each shard of a folder has. Several processes may count at once; the last one's note stays."""
-    from namesake.edits.file import write
+    from namesake.files import write
 
     sizes, place = _sizes(folder), folder / "counts.json"
     names = [file.relative_to(folder).as_posix() for file in files]
@@ -358,7 +358,7 @@ def write_shards(source: Source, folder: Path, size: int) -> Iterator[int]:
     """
     import webdataset
 
-    from namesake.edits.file import write
+    from namesake.files import write
 
     folder.mkdir(parents=True, exist_ok=True)
     note = {"source": source.name, "pictures": len(source), "size": size}

@@ -4,14 +4,9 @@ Tensor keys: `sketch`, and for part number i `i.vectors.<text encoder>`, `i.down
 `i.weight.<parameter>`. The header is read and judged before anything else of the file is.
 """
 
-import contextlib
-import io
 import json
 import math
-import os
 import struct
-import uuid
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +26,7 @@ from namesake.edits.kinds import (
 )
 from namesake.edits.words import check_word
 from namesake.errors import Refusal
+from namesake.files import printable, write
 
 FORMAT = 1
 MAX_HEADER = 16 * 2**20  # SDXL's 560 sites make 130 KB, all its parameters 400 KB
@@ -51,15 +47,6 @@ LIMITS: dict[str, tuple[str, tuple[int, ...], int]] = {
 
 
 # Writing
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, none where there is no file; a line that a kill has cut counts as not written."""
-    found = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
 
 
 def save(edit: Edit, path: Path, dtype: torch.dtype = torch.float16) -> None:
@@ -88,82 +75,6 @@ def save(edit: Edit, path: Path, dtype: torch.dtype = torch.float16) -> None:
     except (TypeError, ValueError) as reason:
         raise Refusal(f"The concept's settings cannot be kept in a file: {reason}.") from None
     write(safetensors.torch.save(tensors, {"namesake": text}), path, "concept")
-
-
-def write(data: bytes, path: Path, what: str) -> None:
-    """Write a file beside its place and rename it: there is the whole file or what was there before.
-
-    Raises:
-        Refusal: the place cannot be written, or the disk is full; `what` names the thing in the sentence.
-    """
-    beside = path.absolute().parent / f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        with open(beside, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as reason:
-        raise Refusal(
-            f"The {what} cannot be written to {_printable(path)}: {reason.strerror}; choose another place."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-
-
-def write_state(state: Mapping[str, Any], path: Path) -> None:
-    """A checkpoint of torch, whole or not at all; Refusal as `write`."""
-    data = io.BytesIO()
-    torch.save(dict(state), data)
-    write(data.getvalue(), path, "checkpoint")
-
-
-def folder_for(folder: Path, option: str = "-o") -> Path:
-    """A folder that is there and can be written to; it is made where it is missing.
-
-    Raises:
-        Refusal: it cannot be made or written to; `option` names another one.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refusal(
-            f'The folder "{_printable(folder)}" cannot be made: {error.strerror}; name another with {option}.'
-        ) from None
-    check_writable(folder, option)
-    return folder
-
-
-@contextlib.contextmanager
-def filled(folder: Path, option: str = "-o") -> Iterator[Path]:
-    """A folder as `folder_for` gives it, to put files into; where none came into it, it goes again if it was made for them.
-
-    Raises:
-        Refusal: as `folder_for`.
-    """
-    made = [one for one in (folder, *folder.parents) if not os.path.exists(one)]
-    try:
-        yield folder_for(folder, option)
-    finally:
-        with contextlib.suppress(OSError):  # it holds something
-            for one in made:
-                one.rmdir()
-
-
-def check_writable(folder: Path, option: str = "-o") -> None:
-    """Refuse a folder that cannot be written to, by trying, so that a long work is not done in vain."""
-    trial = folder / f".namesake-{uuid.uuid4().hex[:8]}"
-    try:
-        with open(trial, "xb") as file:
-            file.write(b"0")
-    except OSError as error:
-        raise Refusal(
-            f'The folder "{_printable(folder)}" cannot be written to: {error.strerror}; name another with {option}.'
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            trial.unlink(missing_ok=True)
 
 
 def _apart(part: Part) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -214,10 +125,10 @@ def load(path: Path) -> Edit:
         _edit(path, note, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
         tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
     except OSError as reason:
-        raise Refusal(f"The concept file {_printable(path)} cannot be read: {reason.strerror or reason}.") from None
+        raise Refusal(f"The concept file {printable(path)} cannot be read: {reason.strerror or reason}.") from None
     except SafetensorError as reason:
         raise Refusal(
-            f"The concept file {_printable(path)} is damaged ({_printable(reason)}); get it or make it again."
+            f"The concept file {printable(path)} is damaged ({printable(reason)}); get it or make it again."
         ) from None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -227,13 +138,8 @@ def load(path: Path) -> Edit:
     return _edit(path, note, tensors)
 
 
-def _printable(value: object) -> str:
-    """A file's name, or what a library says of its content, without what would act on a terminal."""
-    return str(value) if str(value).isprintable() else ascii(str(value))
-
-
 def _refuse(path: Path, what: str) -> NoReturn:
-    raise Refusal(f"The concept file {_printable(path)} is damaged or not a concept: {what}; get it or make it again.")
+    raise Refusal(f"The concept file {printable(path)} is damaged or not a concept: {what}; get it or make it again.")
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -244,7 +150,7 @@ def _header(path: Path) -> dict[str, Any]:
         if length is None or length > size - 8 or file.read(1) != b"{":
             if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
                 raise Refusal(
-                    f"The concept file {_printable(path)} is a pickle, which can run code and is never opened; get the "
+                    f"The concept file {printable(path)} is a pickle, which can run code and is never opened; get the "
                     "concept as .safetensors."
                 )
             found = (
@@ -272,7 +178,7 @@ def _note(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     text = metadata.get("namesake") if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise Refusal(
-            f"{_printable(path)} is a .safetensors file but not a concept; make one with `namesake personalize`."
+            f"{printable(path)} is a .safetensors file but not a concept; make one with `namesake personalize`."
         )
     if len(text) > MAX_NOTE:
         _refuse(path, f"its description is {len(text):,} letters long, at most {MAX_NOTE:,} are allowed")
@@ -284,7 +190,7 @@ def _note(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(note, dict) or note.get("format") != FORMAT:
         found = note.get("format") if isinstance(note, dict) else None
         raise Refusal(
-            f"The concept file {_printable(path)} has the format {str(found)[:20]!r}, this version reads {FORMAT}; "
+            f"The concept file {printable(path)} has the format {str(found)[:20]!r}, this version reads {FORMAT}; "
             "update namesake, or make the concept again."
         )
     return note
@@ -410,6 +316,6 @@ def _edit(path: Path, note: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
     except OverflowError:
         _refuse(path, "its description holds an absurd number")
     except Refusal as reason:
-        if _printable(path) in str(reason):
+        if printable(path) in str(reason):
             raise
-        raise Refusal(f"The concept file {_printable(path)} is not sound. {reason}") from None
+        raise Refusal(f"The concept file {printable(path)} is not sound. {reason}") from None

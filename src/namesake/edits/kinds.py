@@ -7,8 +7,8 @@ A part says for which words it stands: `words` are placeholders of the same edit
 None means all words of the edit, and in an edit without words every prompt. Only a stack needs to say more.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -203,6 +203,19 @@ class Edit:
     def of(self, kind: type[P]) -> tuple[P, ...]:
         """The parts of one kind."""
         return tuple(part for part in self.parts if isinstance(part, kind))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Edit":
+        """The edit with each tensor of its parts changed."""
+        parts: list[Part] = []
+        for part in self.parts:
+            if isinstance(part, TokenEdit):
+                part = replace(part, vectors=tuple(map(change, part.vectors)))
+            elif isinstance(part, LowRankEdit):
+                part = replace(part, factors={path: (change(a), change(b)) for path, (a, b) in part.factors.items()})
+            elif isinstance(part, WeightEdit):
+                part = replace(part, weights={name: change(weight) for name, weight in part.weights.items()})
+            parts.append(part)
+        return replace(self, parts=tuple(parts))
 
     def save(self, path: str | Path) -> None:
         """Write one `.safetensors` file, whole or not at all; a Refusal where the place cannot be written."""

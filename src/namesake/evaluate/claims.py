@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from namesake.edits.file import read_lines
 from namesake.errors import Refusal
 from namesake.evaluate.cold_start import by_concept, chosen, evenly, interval
+from namesake.files import read_lines
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.dataset import HELD_OUT_FAR, HELD_OUT_NEAR, seen
 from namesake.picturebook.scene import World

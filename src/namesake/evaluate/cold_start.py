@@ -9,7 +9,6 @@ Axes: `Q` prompts of a concept, `S` seeds, `G` concepts of a gallery.
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from namesake.errors import Refusal
+from namesake.files import write
 from namesake.picturebook.captions import (
     PLACE_PHRASES,
     RELATION_WORDS,
@@ -418,9 +418,7 @@ def measure(
             )
             known["key"] = key
             save_sheet(path.with_suffix(".png"), known, shown, reference)
-            beside = path.with_suffix(".part")
-            beside.write_text(json.dumps(known))
-            os.replace(beside, path)
+            write(json.dumps(known).encode(), path, "measurement")
         results.append(known)
         if progress is not None:
             progress(place + 1, len(made))

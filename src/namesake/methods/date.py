@@ -37,8 +37,8 @@ from namesake.backbone.features import Features
 from namesake.data.prompts import COLORED, COLORS, NO_THINGS
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, sketch
 from namesake.edits.base import embedding, number, same_base
-from namesake.edits.file import write
 from namesake.errors import Refusal
+from namesake.files import write
 from namesake.nets.encoder import BasisHypernetwork, Hypernetwork, TokenEmbedder, Trunk
 from namesake.train.examples import Examples, check_shown, describe, endings
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
@@ -576,15 +576,7 @@ class Tuning:
 
 def row(edit: Edit, number: int) -> Edit:
     """The edit of one row of an edit for a batch."""
-    parts = [
-        replace(part, vectors=tuple(vectors[number] for vectors in part.vectors))
-        if isinstance(part, TokenEdit)
-        else replace(part, factors={path: (down[number], up[number]) for path, (down, up) in part.factors.items()})
-        if isinstance(part, LowRankEdit)
-        else part
-        for part in edit.parts
-    ]
-    return Edit(tuple(parts), edit.about)
+    return edit.mapped(lambda tensor: tensor[number])
 
 
 def renamed(edit: Edit, word: str) -> Edit:

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from namesake.edits.file import check_writable, folder_for, write
 from namesake.errors import Refusal
+from namesake.files import check_writable, folder_for, write
 from namesake.picturebook.captions import Caption
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.dataset import Drawings

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from namesake.data.sources import framed
+from namesake.files import write, write_array
 from namesake.picturebook.captions import Caption, caption
 from namesake.picturebook.concept import CHARACTERS, SPLITS, Concept, any_concept, sample_color
 from namesake.picturebook.draw import Drawing, draw
@@ -244,10 +245,8 @@ def _ahead(
         if job[-1] == todo[n][-1]:
             *pictures, texts = zip(*made, strict=True)
             for name, values in zip((f"{n:04d}", f"{n:04d}.target", f"{n:04d}.mask"), pictures, strict=False):
-                np.save(folder / f"{name}.part.npy", np.concatenate(values))
-                os.replace(folder / f"{name}.part.npy", folder / f"{name}.npy")
-            (folder / f"{n:04d}.part").write_text(json.dumps([text for some in texts for text in some]))
-            os.replace(folder / f"{n:04d}.part", folder / f"{n:04d}.json")
+                write_array(np.concatenate(values), folder / f"{name}.npy", "drawings")
+            write(json.dumps([text for some in texts for text in some]).encode(), folder / f"{n:04d}.json", "captions")
             made.clear()
         done += job[-1] - job[-2]
         yield done

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from namesake.edits.file import folder_for
 from namesake.errors import Refusal, check_name
+from namesake.files import folder_for
 from namesake.picturebook.captions import caption
 from namesake.picturebook.concept import SPLITS, Concept, concept, number_of
 from namesake.picturebook.dataset import Drawings

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -34,8 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from namesake.edits.base import strided_values
-from namesake.edits.file import read_lines, write_state
 from namesake.errors import Refusal
+from namesake.files import cut_lines, write, write_array, write_state
 from namesake.machine import bf16_pays
 from namesake.picturebook.concept import (
     COLORS,
@@ -239,10 +238,7 @@ def _draw_shard(job: tuple[Path, int, int, int, World]) -> int:
                 -1 if truth.scene.second is None else truth.scene.second.concept.number,
             )
     for name, array in (("pictures", pictures), ("labels", truths), ("boxes", boxes), ("numbers", numbers)):
-        part = path / f".{name}-{start:08d}.part"
-        with part.open("wb") as file:
-            np.save(file, array)
-        os.replace(part, path / f"{name}-{start:08d}.npy")
+        write_array(array, path / f"{name}-{start:08d}.npy", "drawings")
     return count
 
 
@@ -543,8 +539,7 @@ def train_judge(
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         step, total = state["step"], steps or state["total"]
-    kept = [line for line in (read_lines(curve) if step else []) if line["step"] <= step]
-    curve.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    kept = cut_lines(curve, step)
     columns = (
         TextColumn("judge"),
         BarColumn(),
@@ -635,7 +630,7 @@ class Judge:
         return strided_values(self._network, 16)
 
     def save(self, path: Path) -> None:
-        """Write weights (fp16) and the world as one safetensors file, beside first and then renamed."""
+        """Write weights (fp16) and the world as one safetensors file, whole or not at all."""
         from safetensors.torch import save
 
         weights = {
@@ -644,12 +639,7 @@ class Judge:
             if not k.endswith("num_batches_tracked")
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
-            file.write(save(weights, {"world": json.dumps(asdict(self.world))}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write(save(weights, {"world": json.dumps(asdict(self.world))}), path, "judge")
 
     @torch.no_grad()
     def _see(

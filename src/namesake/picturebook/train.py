@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from namesake.backbone.features import readings
 from namesake.data.prompts import COLORED
-from namesake.edits.file import folder_for, read_lines, write, write_state
 from namesake.errors import Refusal, check_name
+from namesake.files import cut_lines, folder_for, write, write_array, write_state
 from namesake.machine import half
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
@@ -349,10 +349,7 @@ def run_stage(
     wrapped = nn.parallel.DistributedDataParallel(model) if accelerator.num_processes > 1 else model
     share = stage.batch // accelerator.num_processes
     main = accelerator.is_main_process
-    lines = read_lines(curve) if main and step else []
-    lines = [line for line in lines if line["step"] <= step]  # what came after the checkpoint comes again
-    if main:
-        curve.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = cut_lines(curve, step) if main else []
     saved = time.monotonic()
     began = saved - max((line.get("seconds", 0.0) for line in lines), default=0.0)
     figures: dict[str, float] = {}
@@ -573,8 +570,7 @@ def encode_ahead(folder: Path, model: Path, accelerator: Accelerator) -> tuple[T
             parts.append(moments.chunk(2, 1)[0].half().cpu().contiguous())
         for stale in shard.parent.glob(f"{shard.stem}.latents.*.npy"):
             stale.unlink()
-        np.save(shard.with_suffix(".part.npy"), torch.cat(parts).numpy())
-        os.replace(shard.with_suffix(".part.npy"), shard.with_suffix(kept))
+        write_array(torch.cat(parts).numpy(), shard.with_suffix(kept), "latents")
     accelerator.wait_for_everyone()
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     texts = [text for shard in shards for text in json.loads(shard.read_text())]

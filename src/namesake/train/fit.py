@@ -413,21 +413,7 @@ def fit(
 @torch.no_grad()
 def current(module: EditModule, batches: Callable[[int, torch.Generator], Batch], seed: int = 0) -> Edit:
     """The edit that a module makes now, on the CPU and without a graph."""
-
-    def own(tensor: Tensor) -> Tensor:
-        return tensor.detach().cpu().clone()
-
-    parts: list[Part] = []
-    edit = module(batches(0, dice(seed, 0)))
-    for part in edit.parts:
-        if isinstance(part, TokenEdit):
-            part = replace(part, vectors=tuple(map(own, part.vectors)))
-        elif isinstance(part, LowRankEdit):
-            part = replace(part, factors={path: (own(down), own(up)) for path, (down, up) in part.factors.items()})
-        elif isinstance(part, WeightEdit):
-            part = replace(part, weights={name: own(weight) for name, weight in part.weights.items()})
-        parts.append(part)
-    return replace(edit, parts=tuple(parts))
+    return module(batches(0, dice(seed, 0))).mapped(lambda tensor: tensor.detach().cpu().clone())
 
 
 def _belongs(parameter: str, group: str) -> bool:

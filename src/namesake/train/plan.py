@@ -31,7 +31,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 
 from namesake.backbone import Backbone
 from namesake.backbone.shapes import Hollow
-from namesake.edits import Edit, Layout, LowRankEdit, Mount, Part, TokenEdit, mount
+from namesake.edits import Edit, Layout, Mount, mount
 from namesake.machine import bf16_pays
 from namesake.train.fit import Batch, EditModule, loss_of
 from namesake.train.pretrain import Plan
@@ -324,18 +324,10 @@ def _stores(*modules: nn.Module) -> dict[int, int]:
 
 def file_size(module: EditModule) -> int:
     """Bytes of the concept file of an edit module's edit: that of an edit of zeros in its place is written and measured."""
-    edit = module(Batch(torch.empty(0, 0, 0, 0), []))
-    parts: list[Part] = []
-    for part in edit.parts:
-        if isinstance(part, TokenEdit):
-            part = replace(part, vectors=tuple(torch.zeros(v.shape) for v in part.vectors))
-        elif isinstance(part, LowRankEdit):
-            zeros = {path: (torch.zeros(a.shape), torch.zeros(b.shape)) for path, (a, b) in part.factors.items()}
-            part = replace(part, factors=zeros)
-        parts.append(part)
+    edit = module(Batch(torch.empty(0, 0, 0, 0), [])).mapped(lambda tensor: torch.zeros(tensor.shape))
     with TemporaryDirectory() as folder:
         path = Path(folder) / "concept.safetensors"
-        Edit(tuple(parts), replace(edit.about, sketch=torch.zeros(1024))).save(path)
+        replace(edit, about=replace(edit.about, sketch=torch.zeros(1024))).save(path)
         return path.stat().st_size
 
 

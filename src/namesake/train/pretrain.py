@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from namesake.backbone import Backbone
 from namesake.backbone.features import Features
 from namesake.edits import Edit, Layout, Mount, mount
-from namesake.edits.file import read_lines, write, write_state
 from namesake.errors import Refusal
+from namesake.files import cut_lines, write, write_state
 from namesake.machine import half, peak_memory, plain_attention
 from namesake.train.examples import encoded
 from namesake.train.fit import Batch, EditModule, dice, loss_of, patient, stratified, timesteps
@@ -542,8 +542,7 @@ class _Curve:
         self, path: Path, step: int, sums: Sequence[float], accelerator: Any, settings: Mapping[str, Any]
     ) -> None:
         self.path, self.accelerator = path, accelerator
-        kept = [json.dumps(line) for line in (read_lines(path) if step else []) if line["step"] <= step]
-        write("".join(f"{line}\n" for line in kept).encode(), path, "curve")
+        cut_lines(path, step)
         if accelerator.log_with:
             flat = {name: value for name, value in settings.items() if isinstance(value, int | float | str | bool)}
             accelerator.init_trackers("namesake", flat)
