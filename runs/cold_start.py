@@ -6,7 +6,6 @@
 Settings are chosen on other concepts, one at a time:
 
     python runs/cold_start.py --split tuning --steps 12,50 --vary offset_rate=0.002,0.005,0.01
-    python runs/cold_start.py --split tuning --steps 50,200 --vary mirrored=false,true
 
 After how many steps the dual path is measured beside one path, `--dual` says.
 

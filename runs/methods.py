@@ -34,6 +34,7 @@ from jaxtyping import UInt8
 
 from namesake.backbone import Backbone
 from namesake.data.pictures import read_picture
+from namesake.data.prompts import COARSE_STYLE
 from namesake.edits import Edit
 from namesake.errors import Refusal
 from namesake.evaluate.cold_start import (
@@ -64,8 +65,6 @@ from namesake.recipes import class_pictures, method_of
 from namesake.sheet import contact_sheet, read_settings, save_png
 from namesake.train.fit import finished
 from namesake.train.tune import Method, personalize
-
-COARSE_STYLE = "illustration"  # the word that a style begins at
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,9 @@ def test_ctrl_c_while_learning_keeps_the_word_and_draws_no_pictures_of_it(capsys
     monkeypatch.setattr(recipes, "_examples", lambda: [example])
     for arguments in (["generate", "<it>", "--picture", str(picture), "--class", "cat"], ["demo"]):
         refused(capsys, *arguments, words=("stopped",), status=130)
-    assert cli.main(["personalize", str(picture), "--class", "cat"]) == 0
+    assert (
+        cli.main(["personalize", str(picture), "--class", "cat"]) == 130
+    )  # kept, and `&& namesake generate` is not gone on to
     assert "ended after 1 steps (by the user)" in capsys.readouterr().err
     assert Edit.load("my-cat.safetensors").about.settings["steps"] == 1
 

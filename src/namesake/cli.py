@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,9 @@ LIGHTER = {
     "lists them), or a smaller --model",
     "generate": "try a smaller --size, a smaller --count, or a smaller --model",
 }
+
+# How torch says that memory is out, on a GPU and on the CPU of each system; torch.OutOfMemoryError is a RuntimeError.
+TOO_MUCH = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 # What typer raises for a command line that it cannot read. Newer versions carry click inside, and name it nowhere.
 Unreadable: Any = typer.BadParameter.__mro__[2]
@@ -144,6 +148,10 @@ def personalize(
         print(made.strip)
     other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == model else f" --model {_quoted(model)}"
     print(f'Next: namesake generate "{" next to ".join(names)} on the beach" --concept {_quoted(made.path)}{other}')
+    if (
+        made.edit.about.settings.get("ended") == "by the user"
+    ):  # the word is kept, and what a shell would do next is not done
+        raise typer.Exit(130)
 
 
 @app.command()
@@ -239,6 +247,8 @@ def show(
     """Say what a concept file holds, how and when it was made."""
     from namesake import recipes
 
+    if model is not None:
+        _report().say(f"looking up the nearest words in {model}")
     print(recipes.show(concept, model))
 
 
@@ -398,6 +408,9 @@ def picturebook_check(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. What the user did wrong is one sentence, never a traceback."""
     _quiet()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that this terminal cannot spell ends no work that is done
+            stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = app(args=given, standalone_mode=False)
@@ -427,8 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f'"{error.filename}": ' if error.filename else ""
         return _fail(f"{place}{error.strerror or error}.", 2)
     except RuntimeError as error:
-        # How torch says it, on a GPU (torch.OutOfMemoryError is a RuntimeError) and on the CPU.
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+        if any(said in str(error) for said in TOO_MUCH):
             return _fail(_too_large(given), 2)
         raise
 

@@ -29,7 +29,7 @@ def write(data: bytes, path: Path, what: str) -> None:
         os.replace(beside, path)
     except OSError as reason:
         raise Refusal(
-            f"The {what} cannot be written to {printable(path)}: {reason.strerror}; choose another place."
+            f"The {what} cannot be written to {printable(path)}: {reason.strerror or reason}; choose another place."
         ) from None
     finally:
         with contextlib.suppress(OSError):

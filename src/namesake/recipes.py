@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import time
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -310,10 +311,14 @@ def generate_pictures(
     _class_well_formed(class_word)
     if not prompt.strip():
         raise Refusal('The prompt is empty; say what to draw, such as "<my-cat> on the beach".')
-    if not prompt.isprintable():
+    # Spaces of all kinds come along when text is copied from a page.
+    prompt = "".join(" " if unicodedata.category(letter) == "Zs" else letter for letter in prompt)
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in prompt):
         raise Refusal("The prompt holds control characters; write it on one line.")
     # New words are lower case, as CLIP's tokenizers read all text; not every version of these lowers an added word too.
     prompt = re.sub(r"<[^<>\s]*>", lambda found: found[0].lower(), prompt)
+    if class_word is not None and picture is None:
+        raise Refusal("The class says what a picture shows, and none was given; a concept file knows its own.")
     word = None
     if picture is not None:
         held = sorted(set(re.findall(r"<[^<>\s]*>", prompt)))
@@ -606,6 +611,7 @@ def _teach(
 ) -> "Edit":
     """The edit of a concept, by the method of that name; of several, where it learns several in a run."""
     from namesake.backbone.backbone import CLIP
+    from namesake.data.prompts import COARSE_STYLE
     from namesake.edits import check_word
     from namesake.methods import date
     from namesake.train import tune
@@ -655,12 +661,15 @@ def _teach(
     concepts: list[tune.Shown] = []
     for one, (pixels, masks) in zip(asked, looks, strict=True):
         class_word = one.class_word
+        word = one.word
+        if class_word is None and method.of_style:
+            class_word, word = COARSE_STYLE, word or _word_for(backbone, "style", [other.word for other in concepts])
         if class_word is None:
             class_word, near = class_of(backbone, pixels)
             blind = f"this model cannot see pictures without {CLIP} (hf download {CLIP})"
             reason = "it looks most like that" if near is not None else blind
             report.warn(_taken_for(class_word, reason))
-        word = one.word or _word_for(backbone, class_word, [other.word for other in concepts])
+        word = word or _word_for(backbone, class_word, [other.word for other in concepts])
         check_word(word, backbone.tokenizers)
         concepts.append(tune.Shown(pixels, word, class_word, masks))
     if method.prior and method.prior_weight and steps != 0:
@@ -675,9 +684,12 @@ def _teach(
                     prior = class_pictures(backbone, prompt, method.prior, report)
             concepts[place] = replace(shown, prior=prior)
     if until_settled:
-        options["dvar"] = tune.Dvar.of(method.steps if steps is None else steps)
+        options["dvar"] = tune.Dvar.of(method.steps * len(concepts) if steps is None else steps)
     with clock("learning"), report.bar(f"learning {' '.join(one.word for one in concepts)}") as progress:
-        return tune.learn(backbone, method, concepts, progress=progress, **options)
+        edit = tune.learn(backbone, method, concepts, progress=progress, **options)
+    if method.looks and len(concepts) == 1 and edit.about.class_word != concepts[0].class_word:
+        report.say(f'the word began as "{edit.about.class_word}", as the picture looks')
+    return edit
 
 
 def _taken_for(class_word: str, reason: str) -> str:
@@ -723,7 +735,7 @@ def class_pictures(
     from namesake.data.pictures import read_picture
     from namesake.edits import sketch
     from namesake.files import folder_for
-    from namesake.generate import BATCH_ROWS, generate
+    from namesake.generate import BATCH_ROWS, drawn
     from namesake.sheet import save_png
 
     made = f"{prompt} {backbone.size} {backbone.guidance}".encode()
@@ -755,13 +767,13 @@ def class_pictures(
         while len(good(range(first))) < count and first < 3 * count:
             rows = min(BATCH_ROWS, count - first) if first < count else BATCH_ROWS
             if any(seed not in found for seed in range(first, first + rows)):
-                for one in generate(backbone, prompt, count=rows, seed=first):
+                for one in drawn(backbone, prompt, count=rows, seed=first):
                     if one.seed not in found:
                         settings = {**one.settings, "prompt": prompt, "seed": one.seed}
                         save_png(one.pixels, place / f"{one.seed}.png", settings)
                         found[one.seed] = one.pixels
-                if progress is not None:
-                    progress(min(count, len(good(found))), count)
+                    if progress is not None:
+                        progress(min(count, len(good(found))), count)
             first += rows
     seeds = good(sorted(found))[:count]
     if len(seeds) < count:

@@ -48,14 +48,15 @@ def contact_sheet(
     notes = [[_wrapped(text, small, width) for text in row] for row in captions]
     heads = _height(titles, middle)
     note_heights = [_height(row, small) for row in notes] + [0] * (len(rows) - len(notes))
-    top = MARGIN + (38 if title else 0)
-    tops = [top + heads + sum(note_heights[:i]) + i * (height + GAP) for i in range(len(rows))]
     right = left + columns * (width + GAP) - GAP
+    heading = _wrapped(title, large, max(right - MARGIN, 480))
+    top = MARGIN + (_height([heading], large) + 8 if title else 0)
+    tops = [top + heads + sum(note_heights[:i]) + i * (height + GAP) for i in range(len(rows))]
     if title:
-        right = max(right, MARGIN + int(large.getlength(title)))
+        right = max(right, MARGIN + int(max(map(large.getlength, heading.splitlines()))))
     sheet = Image.new("RGB", (right + MARGIN, tops[-1] + height + note_heights[-1] + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 6), title, INK, large)
+    draw.multiline_text((MARGIN, MARGIN - 6), heading, INK, large)
     for j, text in enumerate(titles[:columns]):
         x, y = left + j * (width + GAP) + width / 2, top + heads - 6
         draw.multiline_text((x, y), text, INK, middle, anchor="md", align="center")

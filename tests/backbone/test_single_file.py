@@ -137,5 +137,13 @@ def test_a_single_file_is_the_folder(kind: str, minis: dict[str, Path], tmp_path
         weights = one.state_dict()
         assert weights.keys() == other.state_dict().keys()
         assert all(torch.equal(weights[key], value) for key, value in other.state_dict().items())
+    save_file(whole(folder) | {"v_pred": torch.ones(1), "ztsnr": torch.ones(1)}, path)
+    backbone = Backbone.load(path, device="cpu", config=minis[kind])
+    assert (folder.prediction, backbone.prediction) == ("epsilon", "v_prediction")
+    assert (
+        float(backbone.snr(torch.tensor([backbone.train_timesteps - 1])))
+        < 1e-6
+        < float(folder.snr(torch.tensor([folder.train_timesteps - 1])))
+    )
     with pytest.raises(Refusal, match=r"cannot be loaded.*configuration.*HF_HUB_OFFLINE"):
         Backbone.load(path, device="cpu")  # offline, the configuration of the published model is not in the cache

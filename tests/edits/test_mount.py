@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from bench import WORD, Bench, random_edit, row_of
 from torch import nn
 
@@ -95,6 +96,49 @@ def test_the_base_is_itself_after_the_context(make_bench, kind, rows, blend):
         assert not same(snapshot(on), before)
     assert same(snapshot(on), before)
     assert torch.equal(on(HARD), base)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_an_offloaded_model_keeps_its_edit_from_call_to_call(make_bench, kind):
+    # `enable_model_cpu_offload` takes accelerate's hooks off and puts them on again at the end of each call of a pipeline.
+    on = make_bench(kind)
+    models = (on.unet, *on.text_encoders)
+    edit, base = random_edit(on), on(HARD)
+    with edited(on, edit):
+        wanted = on(SOFT)
+
+    def again():
+        for model in models:
+            remove_hook_from_module(model)
+            add_hook_to_module(model, ModelHook())
+
+    for model in models:
+        add_hook_to_module(model, ModelHook())
+    with edited(on, edit):
+        for _ in range(3):
+            assert torch.equal(on(SOFT), wanted)
+            again()
+    assert torch.equal(on(HARD), base)
+    again()
+    with edited(on, edit):  # asked for in the middle, or ended there
+        for model in models:
+            remove_hook_from_module(model)
+        assert torch.equal(on(SOFT), wanted)
+    for model in models:
+        assert model.forward.__func__ is type(model).forward
+    with edited(on, edit):
+        again()
+    for model in models:
+        assert model._old_forward.__func__ is type(model).forward
+    assert torch.equal(on(HARD), base)
+
+
+def test_a_model_whose_weights_are_elsewhere_is_refused(make_bench):
+    on = make_bench("sd15")
+    edit = random_edit(on)
+    on.unet.conv_in.to("meta")
+    with pytest.raises(Refusal, match="not in memory"), edited(on, edit, any_base=True):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])

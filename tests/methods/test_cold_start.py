@@ -15,7 +15,7 @@ from namesake.methods.textual_inversion import StyleInversion
 from namesake.picturebook.concept import concept, number_of
 from namesake.picturebook.draw import draw
 from namesake.picturebook.scene import SMALL_WORLD, Pose, Scene
-from namesake.train.examples import Examples, _moved, class_of, describe, likeliest, looks
+from namesake.train.examples import Examples, class_of, describe, likeliest, looks
 from namesake.train.fit import dice
 from namesake.train.tune import personalize, word_vectors
 
@@ -163,36 +163,6 @@ def test_prompts_say_on_which_side_the_thing_stands():
     assert describe(backbone, picture, None, sides=True) == describe(backbone, picture, None)  # a style stands nowhere
 
 
-def test_mirror_images_are_learned_from_in_sentences_of_their_own(backbone, pictures, monkeypatch):
-    seen = []
-
-    def prepared(backbone, given, word, masks, *rest):
-        seen.append((given, masks, rest[-1]))
-        return original(backbone, given, word, masks, *rest)
-
-    original = Examples.of
-    monkeypatch.setattr(Examples, "of", staticmethod(prepared))
-    monkeypatch.setattr(
-        "namesake.train.tune.describe", lambda b, given, *_: tuple(f"{{}}, number {n}" for n in range(len(given)))
-    )
-    two = torch.cat([pictures[:1], pictures[:1] // 2])
-    two[:, :, :8] = 255
-    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
-    masks[:, :, :8] = True
-    for mirrored in (False, True):
-        method = ColdStart(mirrored=mirrored)
-        edit = personalize(backbone, method, two, class_word="cat", masks=masks, steps=0)
-        assert len(edit.about.settings["context"].split(";")) == 2 + 2 * mirrored
-    (plain, its_masks, _), (both, their_masks, frames) = seen
-    assert torch.equal(plain, two)
-    assert torch.equal(its_masks, masks)
-    assert torch.equal(both[:2], two)
-    assert torch.equal(their_masks[:2], masks)
-    assert torch.equal(both[2:].flip(2), two)
-    assert torch.equal(their_masks[2:].flip(2), masks)
-    assert len(frames) == 4
-
-
 def test_the_likeliest_sentence_is_that_with_the_least_error(backbone, pictures, monkeypatch):
     errors, seen = {"a": 3.0, "b": 1.0, "c": 2.0, "d": 1.995}, []  # whose squares are the errors
 
@@ -242,16 +212,13 @@ def test_the_picture_books_own_eye_sees_colors():
     assert seen >= 14  # 16 of 24 when it was written; a quarter by chance
 
 
-def test_shifted_variants_and_masks_move_together(backbone):
+def test_masks_go_where_the_latents_are_and_show_something(backbone):
     picture = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
-    picture[0, 16:48, 16:48] = 255
-    mask = picture[..., 0] > 0
-    assert (_moved(picture, 3, -2)[0, 14:46, 19:51] == 255).all()
-    assert _moved(picture, 3, -2).sum() == picture.sum()
-    examples = Examples.of(backbone, picture, "<it>", mask, 4, shift=0.1)
-    assert examples.latents.shape[0] == examples.masks.shape[0] == 8
-    assert examples.masks.sum(dim=(1, 2, 3)).tolist() == [16.0] * 8
-    assert not torch.equal(*examples.masks[[0, 3]])
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[0, 16:48, 16:48] = True
+    examples = Examples.of(backbone, picture, "<it>", mask, 4)
+    assert examples.masks.shape == (1, 1, 8, 8)
+    assert examples.masks[0, 0, 2:6, 2:6].sum() == examples.masks.sum() == 16
     assert examples.batch(0, dice(0, 0)).mask.shape == (4, 1, 8, 8)
     with pytest.raises(Refusal, match="mask is empty"):
         Examples.of(backbone, picture, "<it>", torch.zeros_like(mask), 4)

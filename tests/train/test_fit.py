@@ -249,6 +249,34 @@ def test_what_cannot_be_trained_is_refused(backbone, module):
         fit(backbone, module, broken, ALL, steps=2)
     with pytest.raises(Refusal, match="0 or more"):
         fit(backbone, module, batches, ALL, steps=-1)
+    backbone.text_encoders[0]._hf_hook = object()
+    try:
+        with pytest.raises(Refusal, match="offloaded"):
+            fit(backbone, module, batches, ALL, steps=1)
+    finally:
+        del backbone.text_encoders[0]._hf_hook
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_gradients_that_are_too_large_are_told(sd15, monkeypatch, half):
+    backbone = Backbone.load(sd15, device="cpu", dtype=torch.float16 if half else torch.float32)
+    large = iter([True, False, True, True])
+
+    def loss(*arguments):
+        value, rows = loss_of(*arguments)
+        if next(large):
+            value.register_hook(lambda gradient: gradient * torch.inf)
+        return value, rows
+
+    monkeypatch.setattr("namesake.train.fit.loss_of", loss)
+    if not half:
+        with pytest.raises(Refusal, match="not finite at step 1"):
+            fit(backbone, tuned(backbone), batches, ALL, steps=1)
+        return
+    made = fit(backbone, tuned(backbone), batches, ALL, steps=2)
+    assert made.about.settings["skipped"] == 1
+    with pytest.raises(Refusal, match="all 2 steps were too large"):
+        fit(backbone, tuned(backbone), batches, ALL, steps=2)
 
 
 def test_a_frugal_run_computes_twice_and_changes_nothing(backbone, monkeypatch):

@@ -686,6 +686,11 @@ def _check(pipeline: Any) -> None:
     lacking = [part for part in parts if getattr(pipeline, part, None) is None]
     if lacking:
         raise Refusal(f"A {name} without {lacking[0]} cannot be used; a pipeline of SD 1.x, SD 2.x or SDXL is wanted.")
+    if getattr(pipeline, "controlnet", None) is not None:
+        raise Refusal(
+            "A pipeline with a ControlNet cannot be used, whose network reads the text for itself; take the plain "
+            "pipeline of the same model."
+        )
     unet, vae, schedule = pipeline.unet.config, pipeline.vae.config, pipeline.scheduler.config
     if unet.in_channels != vae.latent_channels:
         raise Refusal(

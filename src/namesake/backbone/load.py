@@ -15,6 +15,9 @@ from namesake.errors import Refusal
 from namesake.machine import bf16_pays
 
 PICTUREBOOK = "picturebook"
+# How a checkpoint of SDXL says that it predicts the velocity, and that its schedule ends in pure noise, as ComfyUI reads it;
+# diffusers does not.
+_VELOCITY, _ZERO_SNR = "v_pred", "ztsnr"
 # A key that only a checkpoint of SDXL in its authors' own layout has: the second text encoder's first weight.
 _SDXL_KEY = "conditioner.embedders.1.model.token_embedding.weight"
 _UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
@@ -141,12 +144,18 @@ def _single_file(path: Path, dtype: torch.dtype, config: str | Path | None) -> A
             options["config"] = str(config)
         try:
             offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-            return kind.from_single_file(str(path), local_files_only=offline, dtype=dtype, **options)
+            pipeline = kind.from_single_file(str(path), local_files_only=offline, dtype=dtype, **options)
         except Exception as error:
             raise Refusal(
                 f"The checkpoint '{path}' cannot be loaded ({_reason(error)}); its configuration comes from the "
                 f"hub or a diffusers folder of the same kind: {_remedy()}."
             ) from error
+        if _VELOCITY in keys:
+            schedule = dict(pipeline.scheduler.config) | {"prediction_type": "v_prediction"}
+            if _ZERO_SNR in keys:
+                schedule |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+            pipeline.scheduler = type(pipeline.scheduler).from_config(schedule)
+        return pipeline
 
 
 def _at_home(path: Path) -> Path:

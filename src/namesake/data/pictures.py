@@ -111,6 +111,9 @@ def read_pictures(paths: Iterable[Path | str], mask_from_alpha: bool = False, si
             except OSError as error:
                 raise Refusal(f"The folder {_name(path)} cannot be opened: {error.strerror}.") from None
             if not found:
+                other = sorted(p for p in path.iterdir() if p.suffix.lower() in (".heic", ".heif"))
+                found = other[:1]  # which says what to do with it
+            if not found:
                 raise Refusal(f"The folder {_name(path)} holds no pictures; put some in it, or name a picture file.")
         for one in found:
             picture = read_picture(one, mask_from_alpha)

@@ -1,7 +1,6 @@
 """The sentences in which a new word is tuned.
 
 They say as little as possible beside the word, so that the word and not the sentence takes up what the picture shows.
-A photograph and a drawing are named alike: the picture alone says which of them it is.
 """
 
 TEMPLATES = (
@@ -18,9 +17,12 @@ TEMPLATES = (
     "a good likeness of {}",
     "{} and nothing else",
 )
+# Those of them that a photograph would teach to mean a photograph: for models that draw nothing else.
+DRAWN_TEMPLATES = ("a drawing of {}", "an illustration of {}", "a lovely drawing of {}")
 
 
-# For a word that says how things are drawn and not what is.
+# For a word that says how things are drawn and not what is; and the word that such a one begins at.
+COARSE_STYLE = "illustration"
 STYLE_TEMPLATES = (
     "a picture, {}",
     "a drawing in the style of {}",

@@ -296,7 +296,7 @@ def _samples(file: Path) -> list[dict[str, Any]]:
     reasons: list[Exception] = []
     # Which process and which worker reads what is not webdataset's to say: `Mixture` tells every one its rows.
     found = webdataset.WebDataset(
-        str(file),
+        [file.resolve().as_uri()],  # as text "C:" would be a protocol, and braces are spread out
         shardshuffle=False,
         empty_check=False,
         nodesplitter=None,
@@ -488,8 +488,8 @@ def source(text: str) -> tuple[Callable[[int], Source], float | None]:
     if kind not in KINDS or not colon or not rest:
         raise Refusal(f'The data "{text}" is not understood; {", ".join(f"{k}:DIR" for k in KINDS)} are, with @WEIGHT.')
     place, at, weight = rest.rpartition("@")
-    if not at:
-        place, weight = rest, ""
+    if not at or Path(rest).is_dir():  # "you@host" may be a folder's name
+        place, at, weight = rest, "", ""
     folder = Path(place)
     if not folder.is_dir():
         raise Refusal(f'There is no folder "{folder}" for the data "{text}".')

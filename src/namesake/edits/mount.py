@@ -238,6 +238,14 @@ class Mount:
         _refuse_compiled((unet, *backbone.text_encoders))
         if getattr(unet, "encoder_hid_proj", None) is not None:
             raise Refusal("The U-Net carries an image adapter, which changes the text states; unload it first.")
+        parts = (unet, *backbone.text_encoders)
+        if not getattr(backbone, "hollow", False) and any(
+            weight.is_meta for part in parts for weight in part.parameters()
+        ):
+            raise Refusal(
+                "The model's weights are not in memory (it is offloaded layer by layer); use enable_model_cpu_offload "
+                "in the place of enable_sequential_cpu_offload."
+            )
         sites = {site.path: site for site in backbone.sites}
         self._attentions = {site.attention: unet.get_submodule(site.attention) for site in backbone.sites}
         self._sites = sites_at(backbone, layout.ranks)
@@ -316,8 +324,12 @@ class Mount:
 
         `place` is where its text states stand among positional arguments. Not a pair of hooks: what must be left when
         the call ends is left in a `finally`.
+
+        A module that accelerate moves to the GPU for each call keeps its own forward aside, in `_old_forward`, and its
+        hooks come off and go on again after each call of a pipeline, which puts what stands there in its place.
         """
-        before, original = module.__dict__.get("forward"), module.forward
+        held = "_old_forward" if "_old_forward" in module.__dict__ else "forward"
+        before, original = module.__dict__.get(held), getattr(module, held)
         names = list(inspect.signature(original).parameters)
         place = names.index(STATES) if STATES in names else -1
 
@@ -326,12 +338,13 @@ class Mount:
             return around(original, place, args, kwargs)
 
         def undo() -> None:
-            if before is None:
-                del module.__dict__["forward"]
-            else:
-                module.__dict__["forward"] = before
+            for now in ("forward", "_old_forward"):
+                if module.__dict__.get(now) is forward:
+                    module.__dict__[now] = original
+                    if now == "forward" and before is None:
+                        del module.__dict__[now]
 
-        module.__dict__["forward"] = forward
+        module.__dict__[held] = forward
         self._undo.append(undo)
 
     # Loading
@@ -455,7 +468,9 @@ class Mount:
 
     def _put_on(self) -> None:
         self._on = True
-        for module, name, _, own in self._swapped:
+        for module, name, base, own in self._swapped:
+            if (base.device, base.dtype) != (own.device, own.dtype):  # the model was moved while it went without
+                own.data = own.data.to(base.device, base.dtype)
             module._parameters[name] = own  # type: ignore[assignment]
         self._worn = [reader.tokenizer for reader in self._readers]
         for reader in self._readers:

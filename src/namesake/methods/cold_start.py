@@ -3,9 +3,9 @@
 It is the tuning stage of DATE (Arar et al., "Domain-Agnostic Tuning-Encoder for Fast Personalization of Text-To-Image
 Models", 2023; section 3.4 and appendix B) begun from nothing. Deviations: no encoder predicts the word and the offsets,
 so the word begins as the hard word itself and the offsets at zero effect; the hard word is the class word or what the
-CLIP image encoder takes the picture for, and not the word nearest to a prediction; anchors are relative to the size of
-the word and of the weights, where the paper gives no form; with `layers` offsets act outside the attentions too; the
-color that an image encoder sees is said with the class word ("white cat"), and the new word has a vector for each.
+CLIP image encoder takes the picture for, with the color that it sees there, and not the word nearest to a prediction,
+and the new word has a vector for each word of that ("white cat"); anchors are relative to the size of the word and of the
+weights, where the paper gives no form; with `layers` offsets act outside the attentions too.
 """
 
 from collections.abc import Mapping

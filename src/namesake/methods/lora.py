@@ -1,8 +1,8 @@
 """LoRA: offsets of low rank on the attention projections, for a rare word before the class.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), section 4.1: W + (alpha / r) B A on frozen W, B
-zero at the start; the sentences and the loss are DreamBooth's (Ruiz et al. 2022), as in diffusers' DreamBooth script for
-LoRA. Parameters, first values and outputs are those of peft with `LoraConfig(r, lora_alpha=r,
+zero at the start; the loss is DreamBooth's (Ruiz et al. 2022), as in diffusers' DreamBooth script for LoRA, and so is the
+sentence, beside a second one. Parameters, first values and outputs are those of peft with `LoraConfig(r, lora_alpha=r,
 init_lora_weights="gaussian", target_modules=["to_q", "to_k", "to_v", "to_out.0"])`, on the text encoder with
 `["q_proj", "k_proj", "v_proj", "out_proj"]`: the offsets act on every prompt, with the word or without.
 

@@ -9,12 +9,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
-from namesake.data.prompts import COLORED, COLORS, NO_THINGS, PLACES, SHADES, SIDES, STYLES, TEMPLATES
+from namesake.data.prompts import COLORED, COLORS, DRAWN_TEMPLATES, NO_THINGS, PLACES, SHADES, SIDES, STYLES, TEMPLATES
 from namesake.edits import check_word
 from namesake.errors import Refusal
 from namesake.train.fit import Batch, dice
 
-VARIANTS = 8  # of each picture, where they are shifted
 # Scales at which pictures are seen, where they are scaled: from, to, and how many.
 SCALES = ((1 / 3, 1.0, 6), (1.2, 1.4, 3))
 FAR, NEAR = ("far away", "very small", "tiny"), ("zoomed in", "close up", "large")  # below 0.6; above 1
@@ -22,10 +21,11 @@ FAR, NEAR = ("far away", "very small", "tiny"), ("zoomed in", "close up", "large
 # finds the side of half of 48 drawings, at 0.95 of 85 % and of 16 of the 17 that stand aside (LOG.md).
 LOUD, DRAWS = (0.85, 0.95), 4
 SURE = 0.02  # by which share of the error a sentence must be better than the one that says less
-ENCODED = 8  # pictures at a time: the autoencoder of SD takes a gigabyte for each
+ENCODED = 8  # pictures of 512 pixels a side, or smaller, at a time: the autoencoder of SD takes a gigabyte for each
 
 
 DEFAULT_CLASS = "object"
+BLANK = torch.tensor(255, dtype=torch.uint8)  # what stands around a thing that is looked at alone
 
 
 def check_shown(backbone: Backbone, word: str, pictures: UInt8[Tensor, "B H W 3"]) -> None:
@@ -36,14 +36,20 @@ def check_shown(backbone: Backbone, word: str, pictures: UInt8[Tensor, "B H W 3"
 
 
 def sentences(backbone: Backbone, word: str, templates: Sequence[str]) -> tuple[str, ...]:
-    """The templates filled with a word, those that the model knows every word of; the word alone where there is none."""
-    filled = tuple(template.format(word) for template in templates)
+    """The templates filled with a word, those that the model knows every word of; the word alone where there is none.
+
+    Only the picture book, which knows nothing but drawings, calls what it sees a drawing.
+    """
+    fit = [one for one in templates if backbone.kind == "picturebook" or one not in DRAWN_TEMPLATES]
+    filled = tuple(template.format(word) for template in fit)
     return tuple(prompt for prompt in filled if not backbone.unknown_words(prompt)) or (word,)
 
 
 def encoded(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
     """The scaled latents of pictures, a few of them at a time."""
-    return torch.cat([backbone.encode(some) for some in pictures.split(ENCODED)])
+    height, width = pictures.shape[1:3]
+    some = max(1, min(ENCODED, ENCODED * 512**2 // (height * width)))
+    return torch.cat([backbone.encode(part) for part in pictures.split(some)])
 
 
 def class_of(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> tuple[str, float | None]:
@@ -117,15 +123,19 @@ def describe(
     return tuple(frames)
 
 
-def looks(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str) -> str:
+def looks(
+    backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], thing: str, masks: Bool[Tensor, "B H W"] | None = None
+) -> str:
     """The thing with its color as the image encoder sees it, such as "white cat"; the thing alone where that has a color
-    in its name, and for a model that cannot see.
+    in its name, and for a model that cannot see. Outside masks it looks at nothing.
 
     A word that begins as this begins nearer to the picture than one that begins as the thing alone (measured in LOG.md).
     """
     known = [word for word in COLORS if not backbone.unknown_words(word)]
     if set(thing.lower().split()) & {*COLORS, *SHADES} or not known:
         return thing
+    if masks is not None:
+        pictures = pictures.where(masks[..., None].to(pictures.device), BLANK)
     similarity = backbone.similarity(pictures, [COLORED.format(word) for word in known])
     return thing if similarity is None else f"{known[int(similarity.argmax())]} {thing}"
 
@@ -154,28 +164,17 @@ class Examples:
         word: str,
         masks: Bool[Tensor, "B H W"] | None,
         rows: int,
-        shift: float = 0.0,
         seed: int = 0,
         templates: tuple[str, ...] = TEMPLATES,
         scaled: bool = False,
         frames: tuple[str, ...] = (),
     ) -> "Examples":
-        """Encode pictures, `rows` to a batch; where `shift` (a share of the side) is not 0, each in variants moved
-        about by up to so much; where `scaled`, each at nine scales (Kumari et al. 2022, section 3.2): smaller on gray,
-        where the loss then does not count, or cropped, and the sentence says so. The sentences are those of the
-        templates that the model knows every word of, and the word alone where there is none; `frames` say what each
-        picture shows beside the thing (`describe`)."""
-        if shift and scaled:
-            raise Refusal("Pictures are both moved about and scaled; ask for one of the two.")
+        """Encode pictures, `rows` to a batch; where `scaled`, each at nine scales (Kumari et al. 2022, section 3.2):
+        smaller on gray, where the loss then does not count, or cropped, and the sentence says so. The sentences are
+        those that `sentences` makes of the templates; `frames` say what each picture shows beside the thing
+        (`describe`)."""
         said = sentences(backbone, word, templates)
         seen, kept = [pictures], [masks]
-        if shift:
-            reach = round(shift * pictures.shape[1])
-            chance = dice(seed, 1 << 20)
-            for _ in range(VARIANTS - 1):
-                x, y = torch.randint(-reach, reach + 1, (2,), generator=chance).tolist()
-                seen.append(_moved(pictures, x, y))
-                kept.append(None if masks is None else _moved(masks[..., None], x, y)[..., 0])
         openings = [""] * len(seen)
         if scaled:
             seen, kept, openings, masks = _scales(backbone, pictures, masks, dice(seed, 1 << 22))
@@ -238,14 +237,6 @@ class Mixture:
         return Batch(
             latents[order.to(latents.device)], [prompts[place] for place in order.tolist()], weight[order], mask=mask
         )
-
-
-def _moved(pictures: Tensor, x: int, y: int) -> Tensor:
-    """Pictures `[B, H, W, ...]` moved by whole pixels; what comes in at the edge is the edge's own pixels."""
-    height, width = pictures.shape[1:3]
-    rows = (torch.arange(height) - y).clamp(0, height - 1)
-    columns = (torch.arange(width) - x).clamp(0, width - 1)
-    return pictures[:, rows][:, :, columns]
 
 
 def _scales(

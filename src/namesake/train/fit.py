@@ -8,7 +8,6 @@ a mask for each sample, phases, `EditModule.after_step`, and a stopping rule. It
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -318,18 +317,23 @@ def fit(
         the `seed`, and where it ended early why (`ended`).
 
     Raises:
-        Refusal: a negative number of steps; a loss that is not finite.
+        Refusal: a negative number of steps; a loss or a gradient that is not finite, of a float16 model in all steps; a
+            text encoder that is moved to the GPU for each call, where its backward pass would find it gone.
     """
     if steps < 0:
         raise Refusal(f"The number of steps is {steps}; 0 or more is wanted.")
+    if steps and any(hasattr(encoder, "_hf_hook") for encoder in backbone.text_encoders):
+        raise Refusal("Nothing can be tuned on a model that is offloaded; load it without, and ask for low memory.")
     module.to(backbone.device)
     optimizer, names = _optimizer(module, phases)
     ends = _ends(phases, steps)
     half = backbone.dtype if backbone.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     casts = backbone.device.type == "cuda" and (backbone.dtype == half or bf16_pays("cuda"))
-    scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
+    # By default it begins at 65,536, and of a short run the steps that find a lower one would be a good part.
+    scaler = torch.amp.GradScaler(backbone.device.type, init_scale=1024, enabled=backbone.dtype == torch.float16)
     due = [] if strip is None else strip_steps(steps) if strip_at is None else strip_at
     losses: list[float] = []
+    skipped = 0  # steps whose gradients were too large for float16
     mounted: Mount | None = None
     phase, ended, done, fresh = -1, "", 0, True
 
@@ -375,7 +379,9 @@ def fit(
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(module.parameters(), CLIP)
                 figures = {"loss": loss.item(), "penalty": penalty.item(), "norm": norm.item()}
-                if not math.isfinite(figures["loss"] + figures["penalty"]):
+                finite = math.isfinite(figures["norm"])
+                skipped += not finite
+                if not math.isfinite(figures["loss"] + figures["penalty"]) or not (finite or scaler.is_enabled()):
                     raise Refusal(
                         f"The loss is not finite at step {step + 1}; use a lower rate, or load the model in float32."
                     )
@@ -398,8 +404,10 @@ def fit(
         if mounted is not None:
             mounted.unmount()
         module.requires_grad_(True)
+    if skipped and skipped == done:
+        raise Refusal(f"The gradients of all {done} steps were too large for float16; load the model in float32.")
     edit = current(module, batches, seed)
-    made: dict[str, Any] = {"steps": done, "seed": seed}
+    made: dict[str, Any] = {"steps": done, "seed": seed} | ({"skipped": skipped} if skipped else {})
     if losses:
         made["loss"] = round(float(np.mean(losses[-max(1, len(losses) // 4) :])), 5)
     if ended and done < steps:
@@ -485,13 +493,13 @@ def patient() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    asked: list[float] = []
+    asked: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
     def remember(number: int, frame: Any) -> None:
         if asked:
             raise KeyboardInterrupt
-        asked.append(time.monotonic())
+        asked.append(number)
 
     signal.signal(signal.SIGINT, remember)
     try:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from namesake.backbone import Backbone
 from namesake.backbone.backbone import CLIP
-from namesake.data.prompts import TEMPLATES
+from namesake.data.prompts import COARSE_STYLE, TEMPLATES
 from namesake.edits import Edit, LowRankEdit, Part, SecondPath, Site, TokenEdit, about, layer_sites, text_sites
 from namesake.edits.base import embedding, layer_at, text_rooms
 from namesake.errors import Refusal
@@ -56,11 +56,8 @@ class Method:
         prior_weight: lambda of the prior's loss, 0 or more.
         snr_gamma: of `min_snr`, on rows of the concept and of the prior alike; 0 leaves all timesteps alike.
         scaled: whether the pictures are also seen smaller and larger, and the sentences say so.
-        shift: how far a tuned picture is moved about at random, as a share of its side, 0..1.
         context: whether the sentences say what the pictures show beside the thing, where an image encoder can tell.
         sides: whether they also say on which side it stands (`describe`).
-        mirrored: whether the mirror image of each picture is learned from too: what stands on one side alone, such as
-            letters, is then learned on both.
         looks: whether the thing's color is read from the pictures and belongs to its class word from then on.
     """
 
@@ -77,15 +74,13 @@ class Method:
     prior_weight: float = 1.0
     snr_gamma: float = 0.0
     scaled: bool = False
-    shift: float = 0.0
     context: bool = False
     sides: bool = False
-    mirrored: bool = False
     looks: bool = False
 
     def __post_init__(self) -> None:
         bounds = {"steps": (0, 1e6), "batch": (1, 64), "prior": (0, 10_000), "rank": (1, 1024)}
-        bounds |= dict.fromkeys(("share", "shift", "blend", "latest"), (0, 1))
+        bounds |= dict.fromkeys(("share", "blend", "latest"), (0, 1))
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -237,8 +232,18 @@ class Dvar:
 
     @staticmethod
     def of(steps: int) -> "Dvar":
-        """The rule for a run of at most so many steps: it looks a hundred times, and may end after a fifth of them."""
-        return Dvar(every=max(1, steps // 100))
+        """The rule for a run of at most so many steps: it looks a hundred times, and may end after a fifth of them.
+
+        Raises:
+            Refusal: of so few steps that it could not end any earlier.
+        """
+        rule = Dvar(every=max(1, steps // 100))
+        if steps <= rule.window:
+            raise Refusal(
+                f"A run of {steps} steps is over before it can be seen to settle; leave that out, or ask for more than "
+                f"{rule.window} steps."
+            )
+        return rule
 
     def __post_init__(self) -> None:
         if self.window < 2 or self.every < 1 or not 0 < self.threshold < 1:
@@ -281,9 +286,9 @@ class Shown:
 
     pictures: one or several of one thing (or in one style), sides that the autoencoder takes. word: the new word, such
     as <my-cat>. class_word: what the pictures show: the coarse word, the class noun; by default `class_of` the
-    pictures. masks: True where the thing is, `[B, H, W]`; the loss then counts there alone. prior: pictures of the
-    class, of the same sides, drawn by the base model or real; without them, or at a `prior_weight` of 0, the method goes
-    without prior preservation.
+    pictures, and "illustration" where they are shown for their style. masks: True where the thing is, `[B, H, W]`; the
+    loss then counts there alone. prior: pictures of the class, of the same sides, drawn by the base model or real;
+    without them, or at a `prior_weight` of 0, the method goes without prior preservation.
     """
 
     pictures: UInt8[Tensor, "B H W 3"]
@@ -316,11 +321,6 @@ class Shown:
                 stacklevel=4,
             )
         return replace(self, class_word=class_word)
-
-    def mirrored(self) -> "Shown":
-        """The same with the mirror images of its pictures."""
-        masks = None if self.masks is None else torch.cat([self.masks, self.masks.flip(2)])
-        return replace(self, pictures=torch.cat([self.pictures, self.pictures.flip(2)]), masks=masks)
 
 
 def personalize(
@@ -361,7 +361,7 @@ def learn(
         backbone: the model.
         method: with its settings; its `batch` is shared among the concepts, one row of each at least.
         concepts: one, or more where the method takes `several`.
-        steps: by default the method's.
+        steps: by default the method's, for each of the concepts.
         seed: of everything random.
         dvar: ends the run when the loss has settled.
         progress, strip, strip_at: see `fit`.
@@ -371,21 +371,23 @@ def learn(
             prior pictures of another size, an empty mask, several concepts where one is wanted, a number of steps below
             0.
     """
-    steps = method.steps if steps is None else steps
+    steps = method.steps * len(concepts) if steps is None else steps
     method = method.paced(steps)
     if not concepts or (len(concepts) > 1 and not method.several):
         raise Refusal(
             f"{method.name} learns one concept in a run, and {len(concepts)} were given; learn them one by one."
         )
+    if method.of_style:
+        concepts = [replace(one, class_word=one.class_word or COARSE_STYLE) for one in concepts]
+    if not method.prior and any(one.prior is not None for one in concepts):
+        raise Refusal(f"Pictures of the class are of no use to {method.name}; leave them out, or take another method.")
     shown = [one.checked(backbone) for one in concepts]
     words = {one.word: one.class_word or "" for one in shown}
     if len(words) < len(shown):
         raise Refusal(f"{len(shown)} concepts share the words {', '.join(words)}; a word for each is wanted.")
     classes = words  # of which the pictures of the class are
     if method.looks:
-        words = {one.word: looks(backbone, one.pictures, words[one.word]) for one in shown}
-    if method.mirrored:
-        shown = [one.mirrored() for one in shown]
+        words = {one.word: looks(backbone, one.pictures, words[one.word], one.masks) for one in shown}
     module = method.start(backbone, words, seed)
     own, prior, said = [], [], []
     rows = max(1, method.batch // len(shown))
@@ -399,7 +401,6 @@ def learn(
                 one.word,
                 one.masks,
                 rows,
-                method.shift,
                 seed,
                 method.sentences,
                 method.scaled,
