@@ -134,8 +134,8 @@ def test_an_offloaded_model_keeps_its_edit_from_call_to_call(make_bench, kind):
 
 
 def test_a_model_whose_weights_are_elsewhere_is_refused(make_bench):
-    on = make_bench("sd15")
-    edit = random_edit(on)
+    on = copy.copy(make_bench("sd15"))
+    on.unet, edit = copy.deepcopy(on.unet), random_edit(on)
     on.unet.conv_in.to("meta")
     with pytest.raises(Refusal, match="not in memory"), edited(on, edit, any_base=True):
         pass
