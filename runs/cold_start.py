@@ -23,13 +23,15 @@ from typing import Any
 
 import typer
 
+DUAL = ", dual path"
+
 
 def main(
     out: Path = Path("out/cold_start"),
     concepts: int = 24,
     split: str = "reporting",
     steps: str = "0,12,50,200",
-    dual: str = "12,50",
+    dual: str = "12,50,200",
     vary: str = "",
     seeds: int = 2,
     model: str = "picturebook",
@@ -44,7 +46,7 @@ def main(
 
     import namesake
     from namesake.backbone import Backbone
-    from namesake.evaluate.cold_start import WORD, by_kind, measure, summary, table
+    from namesake.evaluate.cold_start import WORD, by_kind, measure, paired, summary, table
     from namesake.picturebook.check import into_page, world_of
     from namesake.picturebook.judge import Judge
     from namesake.recipes import COLD_START, method_of
@@ -55,7 +57,7 @@ def main(
 
     field, _, values = vary.partition("=")
     usual = method_of(COLD_START, "picturebook")
-    settings = {"": usual, ", dual path": replace(usual, blend=0.5)}
+    settings = {"": usual, DUAL: replace(usual, blend=0.5)}
     if vary:
         settings = {f", {field} {value}": replace(usual, **{field: json.loads(value)}) for value in values.split(",")}
     numbers, dual_path = ([int(number) for number in some.split(",") if number] for some in (steps, dual))
@@ -86,6 +88,9 @@ def main(
         return
     (out / "summary.json").write_text(json.dumps(summary(results), indent=1) + "\n")
     told = f"{len(results)} {split} concepts x 8 prompts x {seeds} seeds\n\n{table(results)}\n\n{by_kind(results)}"
+    pairs = [(name, name.removesuffix(DUAL)) for name in arms if name.endswith(DUAL)]
+    if pairs:
+        told += f"\n\n{paired(results, pairs)}"
     print(told)
     if docs is not None:
         docs.write_text(into_page(docs.read_text(), told))

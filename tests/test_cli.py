@@ -619,7 +619,7 @@ def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(methods.METHODS, "dreambooth", replace(methods.METHODS["dreambooth"], prior=18))
     drawn, given = [], []
-    draw, learn = generate.generate, tune.learn
+    draw, learn = generate.drawn, tune.learn
 
     def spy(model, prompt, *, count, seed):
         drawn.append((prompt, seed, count))
@@ -629,7 +629,7 @@ def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp
         given.append(concepts[0].prior)
         return learn(backbone, method, concepts, **options)
 
-    monkeypatch.setattr(generate, "generate", spy)
+    monkeypatch.setattr(generate, "drawn", spy)
     monkeypatch.setattr(tune, "learn", note)
 
     def make(class_word="cat"):
@@ -659,7 +659,7 @@ def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp
         made = spy(*arguments, **options)
         return [replace(one, pixels=one.pixels * (one.seed % 3 > 0)) for one in made]
 
-    monkeypatch.setattr(generate, "generate", screened)
+    monkeypatch.setattr(generate, "drawn", screened)
     make("bird")
     assert drawn[-1] == ("a bird", 18, 16)
     make("bird")
@@ -668,11 +668,11 @@ def test_pictures_of_the_class_are_drawn_once_for_a_model(backbone, picture, tmp
     assert given[-1].flatten(1).any(dim=1).all()
     assert torch.equal(given[-1], given[-2])
     monkeypatch.setattr(
-        generate, "generate", lambda *a, **o: [replace(one, pixels=0 * one.pixels) for one in spy(*a, **o)]
+        generate, "drawn", lambda *a, **o: [replace(one, pixels=0 * one.pixels) for one in spy(*a, **o)]
     )
     with pytest.raises(Refusal, match="blacked out all but 0"):
         make("thing")
-    monkeypatch.setattr(generate, "generate", spy)
+    monkeypatch.setattr(generate, "drawn", spy)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(Refusal, match="name another folder with XDG_CACHE_HOME, or give pictures of your own"):

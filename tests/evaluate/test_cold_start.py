@@ -21,6 +21,7 @@ from namesake.evaluate.cold_start import (
     interval,
     measure,
     measure_concept,
+    paired,
     questions,
     reference_of,
     summary,
@@ -177,6 +178,9 @@ def test_figures_are_means_of_concepts_and_gains_are_paired():
     assert "| new word | 0.600 (0.500 to 0.700) | 75% (50% to 100%) |" in table(results)
     assert table(results).splitlines()[-1].endswith("| 2.0 |")
     assert by_kind(results).splitlines()[-1].startswith("| new word | 100% | 50% |")
+    itself, more = paired(results, [("new word", "new word"), ("new word", "class word")]).splitlines()[-2:]
+    assert "| +0.000 (+0.000 to +0.000) | +0.0 (+0.0 to +0.0) |" in itself
+    assert "| +0.600 (+0.500 to +0.700) | +0.0 (" in more
     with pytest.raises(Refusal, match="no results"):
         by_concept([], "likeness")
 

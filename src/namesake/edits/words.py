@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from namesake.errors import Refusal
 
-KNOWN = 256  # hard prompts that are remembered
+KNOWN = 64  # hard prompts that are remembered: a run's sentences; SDXL's states are 8 MB each
 WORD = re.compile(r"<[a-z0-9]+(-[a-z0-9]+)*>")
 
 

@@ -379,8 +379,6 @@ def learn(
         )
     if method.of_style:
         concepts = [replace(one, class_word=one.class_word or COARSE_STYLE) for one in concepts]
-    if not method.prior and any(one.prior is not None for one in concepts):
-        raise Refusal(f"Pictures of the class are of no use to {method.name}; leave them out, or take another method.")
     shown = [one.checked(backbone) for one in concepts]
     words = {one.word: one.class_word or "" for one in shown}
     if len(words) < len(shown):
