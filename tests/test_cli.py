@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,15 @@ def refused(capsys, *arguments: str, words: tuple[str, ...] = (), status: int = 
         assert word in sentence
     assert sorted(Path().rglob("*")) == before
     return sentence
+
+
+def test_a_name_that_the_terminal_cannot_spell_ends_nothing(monkeypatch):
+    monkeypatch.setattr(cli, "_quiet", lambda: None)
+    out = TextIOWrapper(BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr("namesake.recipes.methods", lambda: "\u732b.png")
+    assert cli.main(["methods"]) == 0
+    assert out.buffer.getvalue().strip() == b"\\u732b.png"
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -706,7 +716,7 @@ def test_prompts(capsys, one_model, concept):
     refused(capsys, "generate", "  ", *arguments, words=("empty",))
     refused(capsys, "generate", "a cat\nwith a hat", *arguments, words=("control characters",))
     refused(capsys, "generate", "a cat " * 60 + "<my-cat>", *arguments, words=("too long", "<my-cat>"))
-    assert cli.main(["generate", "a cat on the beach", *arguments]) == 0
+    assert cli.main(["generate", "a cat\u00a0on the beach", *arguments]) == 0  # as text from a page has it
     assert "does not hold the word <my-cat>" in capsys.readouterr().err.replace("\n", " ")
     for prompt in ("<my-cat> in the snow", "<My-Cat> in the snow"):
         assert cli.main(["generate", prompt, *arguments]) == 0

@@ -22,6 +22,12 @@ def test_small_pictures_are_enlarged_pixel_by_pixel(noise):
     assert any(np.array_equal(window, large) for row in windows for window in row)
 
 
+def test_a_long_prompt_makes_a_high_sheet_and_no_wide_one(noise):
+    short, long = (contact_sheet([[noise]], title="a cat on the beach " * times) for times in (1, 30))
+    assert long.width < 700
+    assert long.height > short.height + 300
+
+
 def test_words_and_pictures_find_room(noise):
     wide = np.zeros((50, 700, 3), np.uint8)
     bare = contact_sheet([[noise, None], [wide]])

@@ -390,6 +390,9 @@ def test_data_is_named_by_kind_folder_and_weight(tmp_path):
     assert near(found[0], RED)
     assert near(found[1], BLUE)
     assert source(f"folder:{tmp_path}@0.5")[1] == 0.5
+    (tmp_path / "me@host").mkdir()
+    assert source(f"folder:{tmp_path}/me@host")[1] is None
+    assert source(f"folder:{tmp_path}/me@host@2")[1] == 2
     packed = tmp_path / "packed"
     packed.mkdir()
     (packed / "train-annotations-bbox.csv").write_bytes(gzip.compress(V4.encode()))

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from namesake.backbone import Backbone
+from namesake.data.prompts import DRAWN_TEMPLATES, TEMPLATES
 from namesake.edits import TokenEdit
 from namesake.errors import Refusal
 from namesake.generate import generate
-from namesake.methods.textual_inversion import TextualInversion
-from namesake.train.examples import FAR, NEAR, Examples, Mixture, _scaled
+from namesake.methods.textual_inversion import StyleInversion, TextualInversion
+from namesake.train.examples import FAR, NEAR, Examples, Mixture, _scaled, encoded, sentences
 from namesake.train.fit import Batch, dice, loss_of, min_snr, stratified
 from namesake.train.tune import Dvar, Shown, learn, personalize, variance_ratio
 
@@ -107,6 +108,8 @@ def test_a_run_ends_when_its_loss_has_settled_and_the_look_changes_nothing(backb
     assert looked.about.settings["steps"] == 3
     assert torch.equal(looked.of(TokenEdit)[0].vectors[0], free.of(TokenEdit)[0].vectors[0])
     assert (Dvar.of(3000).every, Dvar.of(50).every) == (30, 1)
+    with pytest.raises(Refusal, match="more than 20 steps"):
+        Dvar.of(20)
     for wrong in ({"window": 1}, {"every": 0}, {"threshold": 1.0}):
         with pytest.raises(Refusal, match="stopping rule"):
             Dvar(**wrong)
@@ -129,6 +132,39 @@ def test_masks_prior_and_weight_reach_the_loss(backbone, pictures):
     plain, masked, held, free, weighted = (edit.about.settings["loss"] for edit in found)
     assert len({plain, masked, held, weighted}) == 4
     assert plain == free
+
+
+def test_a_style_begins_at_a_style(backbone, pictures, monkeypatch):
+    monkeypatch.setattr("namesake.train.tune.COARSE_STYLE", "hat")
+    edit = personalize(backbone, StyleInversion(), pictures, steps=0)
+    assert edit.about.class_word == "hat"
+    assert personalize(backbone, StyleInversion(), pictures, class_word="dog", steps=0).about.class_word == "dog"
+
+
+def test_each_of_several_concepts_has_the_steps_of_one(backbone, pictures):
+    shown = [Shown(picture[None], f"<{name}>", name) for name, picture in zip(("cat", "dog"), pictures, strict=True)]
+    assert learn(backbone, TextualInversion(steps=1, batch=2), shown).about.settings["steps"] == 2
+
+
+def test_only_a_model_of_drawings_is_told_that_it_sees_one(backbone, monkeypatch):
+    def said():
+        return {
+            sentence for sentence in sentences(backbone, "<it>", TEMPLATES) if "draw" in sentence or "illus" in sentence
+        }
+
+    monkeypatch.setattr(type(backbone), "unknown_words", lambda *_: [])
+    assert not said()
+    monkeypatch.setattr(type(backbone), "kind", "picturebook")
+    assert len(said()) == len(DRAWN_TEMPLATES) == 3
+
+
+def test_large_pictures_are_encoded_fewer_at_a_time(backbone, monkeypatch):
+    taken = []
+    monkeypatch.setattr(backbone, "encode", lambda some: taken.append(len(some)) or torch.zeros(len(some), 4, 1, 1))
+    for side, wanted in ((64, [8, 1]), (1024, [2, 2, 2, 2, 1]), (2048, [1] * 9)):
+        taken.clear()
+        assert len(encoded(backbone, torch.empty(9, side, side, 3, dtype=torch.uint8))) == 9
+        assert taken == wanted
 
 
 def test_pictures_are_seen_at_nine_scales_and_the_sentence_and_the_mask_say_so(backbone, monkeypatch):
