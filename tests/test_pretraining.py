@@ -101,7 +101,10 @@ def test_personalizing_uses_the_encoder_at_hand_and_says_which(made, backbone, p
         return edit.about.method, edit.placeholders[0], "".join(said)
 
     monkeypatch.setattr(recipes, "shipped_encoder", lambda recipe="": made.with_name("none"))
-    assert method(class_word="cat")[::2] == ("cold start", "starting cold, without an encoder")
+    assert method(class_word="cat")[::2] == (
+        "cold start",
+        'starting cold, without an encoderthe word began as "orange cat", as the picture looks',
+    )
     name, word, sentence = method(encoder=str(made))
     assert (name, sentence) == ("DATE", "starting from the encoder's prediction")
     (guess,) = warned

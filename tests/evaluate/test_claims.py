@@ -321,7 +321,9 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     assert told["settings"]["rank"] == 1
     with pytest.raises(Refusal, match="No encoder was named"):
         main(claim="1")
-    monkeypatch.setattr(run.tune, "looks", lambda backbone, pictures, thing: thing)  # the mini has no word for an apple
+    monkeypatch.setattr(
+        run.tune, "looks", lambda backbone, pictures, thing, masks: thing
+    )  # the mini has no word for an apple
     main(encoder=path, docs=page, sheet=tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 7 * 64 > sheet.height > 64  # one concept: its picture, five arms, the truth
