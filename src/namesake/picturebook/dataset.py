@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -267,24 +266,13 @@ def in_order(
         waiting: deque[Future[Any]] = deque()
         try:
             for job in jobs:
-                waiting.append(_unheard(pool.submit, function, job))
+                waiting.append(pool.submit(function, job))
                 if len(waiting) == 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _unheard(submit: Callable[..., Any], *arguments: Any) -> Any:
-    """A call, deaf to Ctrl-C: the processes that the first one starts would hear it until they are `_deaf` themselves."""
-    if threading.current_thread() is not threading.main_thread():
-        return submit(*arguments)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        return submit(*arguments)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _deaf() -> None:
