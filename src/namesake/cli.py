@@ -148,10 +148,7 @@ def personalize(
         print(made.strip)
     other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == model else f" --model {_quoted(model)}"
     print(f'Next: namesake generate "{" next to ".join(names)} on the beach" --concept {_quoted(made.path)}{other}')
-    if (
-        made.edit.about.settings.get("ended") == "by the user"
-    ):  # the word is kept, and what a shell would do next is not done
-        raise typer.Exit(130)
+    made.check_finished()  # where Ctrl-C ended it the word is kept, and what a shell would do next is not done
 
 
 @app.command()

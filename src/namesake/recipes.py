@@ -116,6 +116,12 @@ class Personalized:
     seconds: Mapping[str, float]
     strip: Path | None = None
 
+    def check_finished(self) -> None:
+        """Raise the Ctrl-C that ended the tuning, where one did."""
+        from namesake.train.fit import finished
+
+        finished(self.edit)
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -611,7 +617,6 @@ def _teach(
 ) -> "Edit":
     """The edit of a concept, by the method of that name; of several, where it learns several in a run."""
     from namesake.backbone.backbone import CLIP
-    from namesake.data.prompts import COARSE_STYLE
     from namesake.edits import check_word
     from namesake.methods import date
     from namesake.train import tune
@@ -661,15 +666,12 @@ def _teach(
     concepts: list[tune.Shown] = []
     for one, (pixels, masks) in zip(asked, looks, strict=True):
         class_word = one.class_word
-        word = one.word
-        if class_word is None and method.of_style:
-            class_word, word = COARSE_STYLE, word or _word_for(backbone, "style", [other.word for other in concepts])
-        if class_word is None:
+        if class_word is None and not method.of_style:
             class_word, near = class_of(backbone, pixels)
             blind = f"this model cannot see pictures without {CLIP} (hf download {CLIP})"
             reason = "it looks most like that" if near is not None else blind
             report.warn(_taken_for(class_word, reason))
-        word = word or _word_for(backbone, class_word, [other.word for other in concepts])
+        word = one.word or _word_for(backbone, class_word or "style", [other.word for other in concepts])
         check_word(word, backbone.tokenizers)
         concepts.append(tune.Shown(pixels, word, class_word, masks))
     if method.prior and method.prior_weight and steps != 0:

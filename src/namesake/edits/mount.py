@@ -235,10 +235,10 @@ class Mount:
 
     def _install(self) -> None:
         backbone, layout, unet = self.backbone, self.layout, self.backbone.unet
-        _refuse_compiled((unet, *backbone.text_encoders))
+        parts = (unet, *backbone.text_encoders)
+        _refuse_compiled(parts)
         if getattr(unet, "encoder_hid_proj", None) is not None:
             raise Refusal("The U-Net carries an image adapter, which changes the text states; unload it first.")
-        parts = (unet, *backbone.text_encoders)
         if not getattr(backbone, "hollow", False) and any(
             weight.is_meta for part in parts for weight in part.parameters()
         ):

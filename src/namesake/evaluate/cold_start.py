@@ -530,12 +530,11 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def paired(results: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]]) -> str:
     """What one arm has more than another on the same concepts, in markdown: means with 95 % intervals, shares in points."""
-    shown = ("likeness", "rank 1", "category", "prompt", "pose copied")
+    shown = {name: by_concept(results, name) for name in ("likeness", "rank 1", "category", "prompt", "pose copied")}
     lines = ["| one less the other | " + " | ".join(shown) + " |", "|" + " --- |" * (len(shown) + 1)]
     for one, other in pairs:
         cells = []
-        for figure in shown:
-            values = by_concept(results, figure)
+        for figure, values in shown.items():
             factor, places = (1, 3) if figure == "likeness" else (100, 1)
             mean, low, high = (f"{factor * value:+.{places}f}" for value in interval(values[one] - values[other]))
             cells.append(f"{mean} ({low} to {high})")

@@ -25,7 +25,7 @@ ENCODED = 8  # pictures of 512 pixels a side, or smaller, at a time: the autoenc
 
 
 DEFAULT_CLASS = "object"
-BLANK = torch.tensor(255, dtype=torch.uint8)  # what stands around a thing that is looked at alone
+BLANK = 255  # what stands around a thing that is looked at alone
 
 
 def check_shown(backbone: Backbone, word: str, pictures: UInt8[Tensor, "B H W 3"]) -> None:
@@ -135,7 +135,7 @@ def looks(
     if set(thing.lower().split()) & {*COLORS, *SHADES} or not known:
         return thing
     if masks is not None:
-        pictures = pictures.where(masks[..., None].to(pictures.device), BLANK)
+        pictures = pictures.masked_fill(~masks[..., None].to(pictures.device), BLANK)
     similarity = backbone.similarity(pictures, [COLORED.format(word) for word in known])
     return thing if similarity is None else f"{known[int(similarity.argmax())]} {thing}"
 
@@ -174,8 +174,7 @@ class Examples:
         those that `sentences` makes of the templates; `frames` say what each picture shows beside the thing
         (`describe`)."""
         said = sentences(backbone, word, templates)
-        seen, kept = [pictures], [masks]
-        openings = [""] * len(seen)
+        seen, kept, openings = [pictures], [masks], [""]
         if scaled:
             seen, kept, openings, masks = _scales(backbone, pictures, masks, dice(seed, 1 << 22))
         latents = torch.stack([encoded(backbone, one) for one in seen], dim=1).flatten(0, 1)
