@@ -1,5 +1,6 @@
 """What the machine has, and how to compute on it."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,11 @@ def half(kind: str) -> Iterator[None]:
 
     with plain_attention(kind), torch.autocast(kind, torch.bfloat16, enabled=bf16_pays(kind)):
         yield
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory() -> int:

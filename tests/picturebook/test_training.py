@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
+import pair
 import pytest
 import torch
 from accelerate import Accelerator
@@ -283,6 +285,30 @@ def test_the_text_encoder_learns_to_read(tmp_path):
     assert not torch.allclose(pooled[0], pooled[1])
 
 
+def test_two_processes_that_share_a_stage_end_where_one_does(tmp_path):
+    pair.line(tmp_path / "one")
+    train.together(2, pair.line, tmp_path / "two")
+    one, two = (torch.load(tmp_path / part / "line.pt", weights_only=True) for part in ("one", "two"))
+    assert (int(one.pop("processes")), int(two.pop("processes"))) == (1, 2)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=5e-4)  # Muon rounds to bfloat16; a step is 1e-2
+    assert (tmp_path / "two" / "line.curve.jsonl").read_text().count("\n") == 1  # of one process
+    with pytest.raises(Refusal, match="Training of line diverged at step 1"):
+        train.together(2, pair.line, tmp_path / "nan", True)
+    with pytest.raises(Refusal, match="ended with status 3; the same command goes on"):
+        train.together(1, os._exit, 3)
+
+
+@pytest.mark.parametrize(("preset", "cores", "shared"), [("cpu", 2, True), ("cpu", 1, False), ("gpu", 2, False)])
+def test_two_processes_share_a_stage_on_a_cpu_that_has_two_cores(tmp_path, monkeypatch, preset, cores, shared):
+    begun = []
+    monkeypatch.setattr(train, "cores", lambda: cores)
+    monkeypatch.setattr(train, "_run", lambda name, *_: begun.append((name, 1)))
+    monkeypatch.setattr(train, "together", lambda processes, run, name, *_: begun.append((name, processes)))
+    train.main(preset, tmp_path / "work", tmp_path / "model")
+    assert begun == [(name, 2 if shared and name in train.SHARED else 1) for name in train.STAGES]
+
+
 def test_the_image_encoder_learns_from_drawings_and_shows_what_it_reads(tmp_path):
     for part in ("tokenizer", "text_encoder"):
         shutil.copytree(SHIPPED.parent.parent / "model" / part, tmp_path / part)
@@ -375,6 +401,7 @@ def test_what_later_stages_made_is_not_overwritten(tmp_path, monkeypatch):
     stages = [stage for stage in train.STAGES if stage not in ("tokenizer", "drawings", "judge")]
     monkeypatch.setattr(train, "STAGES", stages)
     monkeypatch.setattr(train, "write_index", lambda model, world: ran.append("index"))
+    monkeypatch.setattr(train, "together", lambda processes, run, *given: run(*given))
     work, model = tmp_path / "work", tmp_path / "model"
     train.main("cpu", work, model)
     everything = [

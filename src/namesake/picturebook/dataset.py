@@ -7,7 +7,6 @@ ever draw the same sequence.
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 
 from namesake.data.sources import framed
 from namesake.files import write, write_array
+from namesake.machine import cores
 from namesake.picturebook.captions import Caption, caption
 from namesake.picturebook.concept import CHARACTERS, SPLITS, Concept, any_concept, sample_color
 from namesake.picturebook.draw import Drawing, draw
@@ -261,7 +261,7 @@ def in_order(
     time: these are waited for when a program ends that left this early and keeps hold of it (an error's traceback does), and
     it would wait for all that were ever submitted.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_deaf) as pool:
         waiting: deque[Future[Any]] = deque()
         try:

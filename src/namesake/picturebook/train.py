@@ -1,8 +1,7 @@
 """One recipe trains the picture book's model: tokenizer, autoencoder, U-Net with its text encoder, image encoder, judge.
 
-    namesake picturebook train --preset cpu          (two cores)
+    namesake picturebook train --preset cpu          (two cores: two processes of one thread, which beat one of two)
     namesake picturebook train --preset gpu          (one GPU)
-    torchrun --nproc_per_node 2 -m namesake.cli picturebook train --preset cpu --stage unet
 
 Every stage writes checkpoints, its curve (`STAGE.curve.jsonl`) and sheets of samples under the work folder and, run again, goes on
 where it stopped, to the bit: its first weights are a function of the stage, and which drawings, noise and timesteps a step sees one
@@ -19,9 +18,15 @@ import math
 import os
 import re
 import shutil
+import signal
+import socket
+import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +40,7 @@ from namesake.backbone.features import readings
 from namesake.data.prompts import COLORED
 from namesake.errors import Refusal, check_name
 from namesake.files import cut_lines, folder_for, write, write_array, write_state
-from namesake.machine import half
+from namesake.machine import cores, half
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
 from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept
@@ -1079,6 +1084,8 @@ PARTS = {
 LEARNED_WITH = ("tokenizer", "autoencoder", "text_encoder")
 """Stages whose parts a U-Net has learned with: with others it would draw nothing."""
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
+SHARED = ("autoencoder", "text_encoder", "unet", "decoder")
+"""Stages that two processes share on a CPU. Not the image encoder's: its loss contrasts the pairs of one process's batch."""
 
 
 def _check_begun(stage: str, preset: Preset, work: Path, model: Path) -> None:
@@ -1113,6 +1120,79 @@ def _check_begun(stage: str, preset: Preset, work: Path, model: Path) -> None:
     for before in STANDS_ON.get(stage, ()):
         if lacking[before]:
             raise Refusal(f"There {lacking[before][0]}; run the stage before it first (--stage {before}).")
+
+
+def together(processes: int, function: Callable[..., object], *given: Any) -> None:
+    """Call a function in several processes of this machine, which accelerate takes for one launch.
+
+    Args:
+        processes: how many; they share the cores evenly.
+        function, given: what spawned processes can import and unpickle.
+
+    Raises:
+        Refusal: what one of them refused, or that one ended otherwise; the others are ended then.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = get_context("spawn")
+    told = context.SimpleQueue()
+    workers = [
+        context.Process(target=_one_of, args=(rank, processes, port, told, function, given), daemon=True)
+        for rank in range(processes)
+    ]
+    try:
+        for worker in workers:
+            worker.start()
+        waiting = {worker.sentinel: worker for worker in workers}
+        while waiting:
+            for ended in connection.wait(list(waiting)):
+                worker = waiting.pop(ended)  # type: ignore[arg-type]
+                worker.join()
+                if worker.exitcode:
+                    raise Refusal(
+                        f"A process of this training ended with status {worker.exitcode}; the same command goes on from its "
+                        "last checkpoint."
+                        if told.empty()
+                        else told.get()
+                    )
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
+        for worker in workers:
+            if worker.pid is not None:
+                worker.join()
+
+
+def _one_of(
+    rank: int, processes: int, port: int, told: Any, function: Callable[..., object], given: tuple[Any, ...]
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the one that started this, which ends it
+    warnings.simplefilter("ignore")
+    begun_by = parent_process()
+    assert begun_by is not None
+
+    def outlives() -> None:
+        """Ends with the process that began this, however that ended: who starts the command again would else have both."""
+        connection.wait([begun_by.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=outlives, daemon=True).start()
+    places = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "MASTER_PORT": port,
+    }
+    os.environ |= {name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    torch.set_num_threads(max(1, cores() // processes))
+    try:
+        function(*given)
+    except Refusal as refusal:
+        told.put(str(refusal))
+        sys.exit(2)
 
 
 def main(
@@ -1150,54 +1230,65 @@ def main(
         recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), steps=steps)})
     _check_begun(stage, recipe, work, model)
     accelerator = launched(cpu=preset == "cpu")
-    judging = model.parent / "judge"
-    for folder, option in ((work, "--work"), (model, "--model"), (judging, "--model")):
+    for folder, option in ((work, "--work"), (model, "--model"), (model.parent / "judge", "--model")):
         folder_for(folder, option)
     if accelerator.is_main_process:
         write((json.dumps(_plain(recipe.world)) + "\n").encode(), work / "world.json", "world")
+    processes = min(2, cores()) if preset == "cpu" and accelerator.num_processes == 1 else 1
     for name in (stage,) if stage else STAGES:
         settings = getattr(recipe, name, None)
         finished = isinstance(settings, Stage) and stands_at(work / f"{name}.ckpt") >= settings.steps
         # What a finished stage made stays as later ones left it.
         if (finished and (model / PARTS[name]).exists()) or (name in LEARNED_WITH and (model / "unet").exists()):
             continue
-        torch.manual_seed(sum(name.encode()))  # first weights: the same whatever ran before
-        if name == "tokenizer" and accelerator.is_main_process:
-            make_tokenizer(model)
-        elif name == "drawings" and accelerator.is_main_process:
-            from rich.progress import Progress
+        if processes > 1 and name in SHARED:
+            together(processes, _run, name, recipe, work, model, preset == "cpu")
+        else:
+            _run(name, recipe, work, model, preset == "cpu")
 
-            with Progress() as progress:
-                task = progress.add_task("drawings", total=sum(map(recipe.count, SCENES)))
-                for done in _drawn(recipe, work):
-                    progress.update(task, completed=done)
-        elif name in ("autoencoder", "decoder"):
-            train_autoencoder(recipe, work, model, accelerator, decoder_only=name == "decoder")
-        elif name == "text_encoder":
-            train_text_encoder(recipe, work, model, accelerator)
-        elif name == "unet":
-            train_unet(recipe, work, model, accelerator)
-        elif name == "image_encoder":
-            train_image_encoder(recipe, work, model, accelerator)
-        elif name == "judge" and accelerator.is_main_process:
-            from namesake.picturebook.judge import Judge, draw_judge_data, train_judge
 
-            draw_judge_data(work / "judge", recipe.judge_drawings, world=recipe.world)
-            held, kept = Held(recipe.world), judging / "judge.safetensors"
-            judge = train_judge(
-                work / "judge",
-                work / "judge_training",
-                minutes=recipe.judge_minutes,
-                world=recipe.world,
-                start=kept if kept.is_file() and Judge.load(kept).world == recipe.world else None,
-                device=accelerator.device.type,
-            )
-            judge.save(kept)
-            told = judge.judge(held.pictures)
-            read = [
-                [judge.heads[h][int(told[h][i].argmax())] for h in ("category", "color", "place")] for i in range(HELD)
-            ]
-            held.sheet([", ".join(words) for words in read], work / "sheets" / "judge.png")
-        if name == "unet" and accelerator.is_main_process:
-            write_index(model, recipe.world)  # the world that the model draws
-        accelerator.wait_for_everyone()
+def _run(name: str, recipe: Preset, work: Path, model: Path, cpu: bool) -> None:
+    """One stage, in this process and those that accelerate was launched with."""
+    accelerator = launched(cpu=cpu)
+    torch.manual_seed(sum(name.encode()))  # first weights: the same whatever ran before
+    if name == "tokenizer" and accelerator.is_main_process:
+        make_tokenizer(model)
+    elif name == "drawings" and accelerator.is_main_process:
+        from rich.progress import Progress
+
+        with Progress() as progress:
+            task = progress.add_task("drawings", total=sum(map(recipe.count, SCENES)))
+            for done in _drawn(recipe, work):
+                progress.update(task, completed=done)
+    elif name in ("autoencoder", "decoder"):
+        train_autoencoder(recipe, work, model, accelerator, decoder_only=name == "decoder")
+    elif name == "text_encoder":
+        train_text_encoder(recipe, work, model, accelerator)
+    elif name == "unet":
+        train_unet(recipe, work, model, accelerator)
+    elif name == "image_encoder":
+        train_image_encoder(recipe, work, model, accelerator)
+    elif name == "judge" and accelerator.is_main_process:
+        _train_judge(recipe, work, model.parent / "judge", accelerator)
+    if name == "unet" and accelerator.is_main_process:
+        write_index(model, recipe.world)  # the world that the model draws
+    accelerator.wait_for_everyone()
+
+
+def _train_judge(recipe: Preset, work: Path, folder: Path, accelerator: Accelerator) -> None:
+    from namesake.picturebook.judge import Judge, draw_judge_data, train_judge
+
+    draw_judge_data(work / "judge", recipe.judge_drawings, world=recipe.world)
+    held, kept = Held(recipe.world), folder / "judge.safetensors"
+    judge = train_judge(
+        work / "judge",
+        work / "judge_training",
+        minutes=recipe.judge_minutes,
+        world=recipe.world,
+        start=kept if kept.is_file() and Judge.load(kept).world == recipe.world else None,
+        device=accelerator.device.type,
+    )
+    judge.save(kept)
+    told = judge.judge(held.pictures)
+    read = [[judge.heads[h][int(told[h][i].argmax())] for h in ("category", "color", "place")] for i in range(HELD)]
+    held.sheet([", ".join(words) for words in read], work / "sheets" / "judge.png")
