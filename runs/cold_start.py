@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import typer
+from namesake.cli import script
 
 DUAL = ", dual path"
 
@@ -46,11 +46,14 @@ def main(
 
     import namesake
     from namesake.backbone import Backbone
-    from namesake.evaluate.cold_start import WORD, by_kind, measure, paired, summary, table
-    from namesake.picturebook.check import into_page, world_of
+    from namesake.evaluate.cold_start import WORD, by_kind, measure, paired, part_of, summary, table
+    from namesake.picturebook.check import check_page, into_page, world_of
     from namesake.picturebook.judge import Judge
     from namesake.recipes import COLD_START, method_of
     from namesake.train.tune import Method, personalize
+
+    if docs is not None:
+        check_page(docs)
 
     def teach(settings: Method, number: int, backbone: Any, picture: Any, class_word: str) -> namesake.Edit:
         return personalize(backbone, settings, picture, word=WORD, class_word=class_word, steps=number)
@@ -81,7 +84,7 @@ def main(
             split=split,
             seeds=seeds,
             settings={name: asdict(one) for name, one in settings.items()},
-            part=(int(part.split("/")[0]), int(part.split("/")[1])),
+            part=part_of(part),
             progress=lambda done, total: progress.update(bar, completed=done),
         )
     if not part.endswith("/1"):  # a last one without parts finds all of it done
@@ -97,4 +100,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    raise SystemExit(script(main))

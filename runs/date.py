@@ -13,8 +13,9 @@ default `figures.jsonl` in the folder, which can be carried to another machine. 
 than are reported, where something is to be chosen.
 
 Into the folder go `encoders/` (of the ablations, with `drawings/` that they see), `choice.json` (LoRA's), a sheet for
-each arm and concept under `given/` (with the class word) and `read/` (with the word that the encoder under test comes
-nearest to), and `summary.json`.
+each arm and concept under `reporting/given/` (with the class word) and `reporting/read/` (with the word that the encoder
+under test comes nearest to), and `summary.json`. What compares an encoder that is not trained yet is left out and said
+to be not measured.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from namesake.backbone import Backbone
+from namesake.cli import script
 from namesake.data.prompts import TEMPLATES
 from namesake.data.sources import Mixture
 from namesake.edits import Edit, SecondPath, TokenEdit
@@ -49,6 +51,8 @@ from namesake.evaluate.cold_start import (
     key_of,
     mark_of,
     measure_concept,
+    paired,
+    part_of,
     questions,
     reference_of,
     ruler_of,
@@ -59,13 +63,13 @@ from namesake.generate import generate
 from namesake.methods import date
 from namesake.methods.date import Date, DateEncoder
 from namesake.methods.lora import Lora
-from namesake.picturebook.check import into_page, world_of
+from namesake.picturebook.check import check_page, into_page, world_of
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.dataset import draw_ahead
 from namesake.picturebook.draw import draw
 from namesake.picturebook.judge import Judge
 from namesake.picturebook.scene import World
-from namesake.recipes import COLD_START, method_of, pretrain_recipes, tuning_of
+from namesake.recipes import COLD_START, method_of, pretrain_recipes, shipped_encoder, tuning_of
 from namesake.sheet import contact_sheet, save_png
 from namesake.train import pretrain, tune
 from namesake.train.examples import sentences
@@ -87,6 +91,10 @@ DRAWINGS = 20_000  # so each is seen twice, of however many categories
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)  # LoRA's, to choose from
 TIMED = 4  # concepts whose seconds are compared with LoRA's
 WAYS = {"given": False, "read": True}  # where the class word comes from
+
+
+class Untrained(Refusal):
+    """An ablation's encoder that is not there."""
 
 
 @dataclass
@@ -120,9 +128,19 @@ class Bench:
                 raise Refusal("No encoder was named to test; give its file with --encoder.")
             return self.tested
         path = self.out / "encoders" / f"{what}.safetensors"
+        if what == "full" and not path.is_file():
+            path = shipped_encoder("picturebook")
         if not path.is_file():
-            raise Refusal(f"The encoder '{what}' was not trained yet; do so with --train {what}.")
+            raise Untrained(f"The encoder '{what}' was not trained yet; do so with --train {what}.")
         return _same(path, trained_as(what, self.world, self.samples))
+
+    def trained(self, what: str) -> bool:
+        """Whether an ablation's encoder is there; Refusal where it is, and of another make."""
+        try:
+            self.path(what)
+        except Untrained:
+            return False
+        return True
 
     def encoder(self, what: str) -> DateEncoder:
         if what not in self._encoders:
@@ -444,27 +462,21 @@ def choose(bench: Bench, concepts: Sequence[Concept], own: Sequence[Concept], te
         for rate in RATES:
             for steps in LORA_STEPS:
                 arm = Taught("LoRA", steps)
-                name = f"rate {rate:g}, {arm.name}"
-                one = bench.measured(
-                    "tuning",
-                    made,
-                    name,
-                    {name: bench.arm(arm, rate=rate)},
-                    bench.made_with(arm, made.category, False, rate),
-                )
-                found.setdefault((rate, steps), []).append(float(by_concept([one], "likeness")[name][0]))
+                told = bench.made_with(arm, made.category, False, rate)
+                made_so = {arm.name: bench.arm(arm, rate=rate)}
+                one = bench.measured("tuning", made, f"rate {rate:g}, {arm.name}", made_so, told)
+                found.setdefault((rate, steps), []).append(float(by_concept([one], "likeness")[arm.name][0]))
         tell()
     if len(own) < len(concepts):
         return None
     means = {key: float(np.mean(values)) for key, values in found.items()}
     rate, steps = max(means, key=lambda key: means[key])
-    told = {f"rate {rate:g}, {steps} steps": round(value, 4) for (rate, steps), value in means.items()}
-    choice = {"rate": rate, "steps": steps, "concepts": len(concepts), "likeness": told}
+    likeness = {f"rate {rate:g}, {steps} steps": round(value, 4) for (rate, steps), value in means.items()}
+    choice = {"rate": rate, "steps": steps, "concepts": len(concepts), "models": bench.mark, "likeness": likeness}
     bench.out.mkdir(parents=True, exist_ok=True)
     (bench.out / "choice.json").write_text(json.dumps(choice, indent=1) + "\n")
-    return "\n".join(
-        [*(f"{value:.3f}  {name}" for name, value in told.items()), f"chosen: rate {rate:g}, {steps} steps"]
-    )
+    lines = [f"{value:.3f}  {name}" for name, value in likeness.items()]
+    return "\n".join([*lines, f"chosen: rate {rate:g}, {steps} steps"])
 
 
 def main(
@@ -495,6 +507,12 @@ def main(
     world = world_of(folder)
     if split not in ("reporting", "tuning"):
         raise Refusal(f"The split is '{split}'; 'reporting', or 'tuning' to choose something by, is wanted.")
+    wanted = {int(one) for one in claim.split(",") if one.isdecimal()}
+    if not wanted or not wanted <= {one.claim for one in claims.claims()}:
+        raise Refusal(f"The claims are '{claim}'; numbers from 1 to 7 with commas between are wanted.")
+    number, of = part_of(part)
+    if docs is not None:
+        check_page(docs)
     backbone = Backbone.load(model, dtype=torch.float32)  # on any machine, which the ledger's keys do not tell
     if trained:
         for name in trained.split(","):
@@ -503,13 +521,11 @@ def main(
     if choice_only:
         split = "tuning"
     made = claims.pick(world, split, concepts or (32 if split == "reporting" else 8))
-    number, of = (int(value) for value in part.split("/"))
     own = made[number::of]
-    wanted = {int(one) for one in claim.split(",")}
     choice = out / "choice.json"
     chosen = json.loads(choice.read_text()) if choice.exists() else {}
     if 7 in wanted and not (chosen or choice_only or cost_only):
-        raise Refusal("LoRA's rate and steps were not chosen yet; do so with --choose, or leave out claim 7.")
+        raise Refusal("LoRA's rate and steps were not chosen yet; do so with --choose, or leave claim 7 out.")
     comparisons = [one for one in claims.claims(int(chosen.get("steps", 300))) if one.claim in wanted]
     arms = claims.arms_of(comparisons)
     seeing = Judge.load(judge) if judge is not None else Judge.load()
@@ -519,14 +535,17 @@ def main(
     if not choice_only:
         if not cost_only:
             bench.path("encoder")  # the one under test also gives the word that is read
+        if 7 in wanted and chosen and chosen.get("models") != bench.mark:
+            raise Refusal(f'LoRA\'s settings in "{choice}" were chosen with other models; choose anew with --choose.')
         lacking = bench.lacking(split, own, arms)
         needs = {one.what for one in lacking if one is not None} & set(ENCODERS)
+        missing = sorted(name for name in needs if not bench.trained(name))
         if cost_only:
-            missing = sorted(name for name in needs if not (out / "encoders" / f"{name}.safetensors").exists())
             print(cost(bench, lacking, made[0], split, missing))
             return
-        for what in needs:
-            bench.path(what)  # refused before anything is measured
+        if missing:
+            print(f"left out, since they are not trained yet (--train {','.join(missing)}): {', '.join(missing)}")
+            arms = tuple(one for one in arms if one.what not in missing)
     results: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     with Progress() as progress:
         bar = progress.add_task("concepts", total=len(own))
@@ -541,7 +560,7 @@ def main(
                 for place, one in enumerate(made[:TIMED]):
                     for found in results.values():
                         found[place]["timed"] = bench.timed(one, int(chosen["steps"]))
-            told = None if of > 1 else report(bench, results, comparisons, made, split)
+            told = None if of > 1 else report(bench, results, comparisons, arms, made, split)
     if told is None:
         return
     print(told)
@@ -580,11 +599,11 @@ def report(
     bench: Bench,
     results: Mapping[str, Sequence[Mapping[str, Any]]],
     comparisons: Sequence[claims.Comparison],
+    arms: Sequence[Taught],
     made: Sequence[Concept],
     split: str,
 ) -> str:
     """The tables in markdown, and `summary.json`."""
-    arms = claims.arms_of(comparisons)
     encoders = dict.fromkeys(one.what for one in arms if one.what not in ("LoRA", "cold start"))
     watched = {name: monitors(bench, name, made) for name in ("encoder", *encoders) if name in encoders or bench.tested}
     summary = {"claims": claims.judged(results, comparisons), "encoders": watched, "LoRA": bench.chosen}
@@ -594,8 +613,11 @@ def report(
         f"{len(made)} {split} concepts x 8 prompts x {bench.seeds} seeds",
         claims.claims_table(results, comparisons),
     ]
+    pairs = dict.fromkeys((one.a[0].name, one.b[0].name) for one in comparisons if len(one.a) == 1 and not one.other)
+    pairs = [pair for pair in pairs if {*pair} <= {arm.name for arm in arms}]
     for way, measured in results.items():
-        told += folded(f"All figures, the class word {way}", table(measured), claims.shares_table(measured))
+        tables = [table(measured), claims.shares_table(measured), *([paired(measured, pairs)] if pairs else [])]
+        told += folded(f"All figures, the class word {way}", *tables)
     told += folded("The words", claims.notes_table(results), monitors_table(watched))
     return "\n\n".join(told)
 
@@ -606,4 +628,4 @@ def folded(title: str, *parts: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    raise SystemExit(script(main))

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import typer
 
 from namesake.backbone import Backbone
 from namesake.backbone.shapes import KINDS, true_shape
+from namesake.cli import script
 from namesake.machine import peak_memory
 from namesake.methods.date import Date, DateEncoder, Tuning, personalize
 from namesake.methods.dreambooth import DreamBooth
@@ -165,4 +165,4 @@ def _tensors(part: Any) -> list[torch.Tensor]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    raise SystemExit(script(main))

@@ -1,14 +1,15 @@
 """The tuned methods in numbers and pictures: `docs/methods.md` and the strips under `docs/methods/`.
 
-    python runs/methods.py                                    every method, 8 reporting concepts, 1 picture and 5
+    python runs/methods.py --docs docs                        every method, 8 reporting concepts, 1 picture and 5
     python runs/methods.py --method lora,dreambooth --concepts 1
 
-Settings are chosen on other concepts, one field at a time; tables are then printed and no page is written:
+Tables are printed; with `--docs FOLDER` page and strips are written there. Settings are chosen on other concepts, one field
+at a time:
 
     python runs/methods.py --method lora --split tuning --vary rate=0.001,0.002,0.004
 
 n processes share the work with `--part 0/n`, `--part 1/n`, ...; the same command without a part then finds all of it
-measured, and puts it into the marked place of the page. Whatever is measured is kept, one JSON file for each setting, concept
+measured. Whatever is measured is kept, one JSON file for each setting, concept
 and number of pictures, so a run can be stopped and taken up again.
 """
 
@@ -29,10 +30,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import typer
 from jaxtyping import UInt8
 
 from namesake.backbone import Backbone
+from namesake.cli import script
 from namesake.data.pictures import read_picture
 from namesake.data.prompts import COARSE_STYLE
 from namesake.edits import Edit
@@ -45,6 +46,7 @@ from namesake.evaluate.cold_start import (
     chosen,
     key_of,
     mark_of,
+    part_of,
     questions,
     reference_of,
     ruler_of,
@@ -56,7 +58,7 @@ from namesake.machine import peak_memory
 from namesake.methods import METHODS
 from namesake.methods.textual_inversion import StyleInversion
 from namesake.picturebook.captions import PLACE_PHRASES
-from namesake.picturebook.check import into_page, world_of
+from namesake.picturebook.check import check_page, into_page, world_of
 from namesake.picturebook.concept import Concept, concept
 from namesake.picturebook.draw import draw
 from namesake.picturebook.judge import Judge
@@ -301,7 +303,9 @@ def write_strip(bench: Bench, setting: Setting, path: Path) -> None:
     title = f"{setting.label}, one picture"
     sheet = contact_sheet([[picture for _, picture in cells]], [name for name, _ in cells], title=title)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(np.asarray(sheet), path, {"key": key, "prompt": plain, "seed": made.number % 2**31, "steps": bench.steps})
+    save_png(
+        np.asarray(sheet), path, {"key": key, "prompt": said(plain), "seed": made.number % 2**31, "steps": bench.steps}
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ page
@@ -363,7 +367,7 @@ with the word "{coarse}" in its place."""
 
 def main(
     out: Path = Path("out/methods"),
-    docs: Path = Path("docs"),
+    docs: Path | None = None,
     method: str = "",
     concepts: int = 8,
     split: str = "reporting",
@@ -377,7 +381,10 @@ def main(
     judge: Path | None = None,
     part: str = "0/1",
 ) -> None:
-    """Measure the tuned methods and write their page and strips."""
+    """Measure the tuned methods, and write their page and strips."""
+    number, of = part_of(part)
+    if docs is not None:
+        check_page(docs / "methods.md")
     names = [one for one in method.split(",") if one] or list(METHODS)
     settings = [Setting(name, method_of(name, "picturebook")) for name in names]
     if steps >= 0:
@@ -407,7 +414,8 @@ def main(
     )
     counts = [int(count) for count in pictures.split(",")]
     things = chosen(split, bench.world, concepts)
-    page = split == "reporting" and not vary
+    if docs is not None and (set(names) != set(METHODS) or split != "reporting" or vary or steps >= 0 or masks):
+        raise Refusal("The page shows all methods with their own settings on reporting concepts; leave out --docs.")
     base: dict[int, dict[str, Any]] = {}
     found: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     memory: dict[str, int] = {}
@@ -429,13 +437,12 @@ def main(
         now = partial(measure_memory, bench, setting, COARSE_STYLE if setting.style else things[0].category)
         memory[setting.label] = bench.kept(out / setting.label / "memory.json", setting, now)["peak"]
 
-    jobs = [partial(do_memory, setting) for setting in settings] if page else []
+    jobs = [partial(do_memory, setting) for setting in settings] if docs is not None else []
     for made in things:
         jobs.append(partial(do_base, made))
         jobs += [partial(do, made, setting, count) for setting in settings for count in counts]
-    if page:
+    if docs is not None:
         jobs += [partial(write_strip, bench, one, docs / "methods" / f"{one.label}.png") for one in settings]
-    number, of = (int(value) for value in part.split("/"))
     for place, job in enumerate(jobs[number::of]):
         begun = time.perf_counter()
         job()
@@ -450,7 +457,7 @@ def main(
     numbers = table(rows(False), [base[made.number] for made in things], memory) if rows(False) else ""
     styles = style_table(rows(True)) if rows(True) else ""
     print("\n\n".join(text for text in (numbers, styles) if text))
-    if page and set(names) == set(METHODS):
+    if docs is not None:
         strips = "\n\n".join(f"![{one.label}](methods/{one.label}.png)" for one in settings)
         told = [f"{concepts} reporting concepts x 8 prompts x {seeds} seed{'s' * (seeds > 1)}", numbers]
         told += [STYLES_TOLD.format(coarse=COARSE_STYLE), styles, strips]
@@ -464,4 +471,4 @@ def _like(usual: Any, value: str) -> Any:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    raise SystemExit(script(main))

@@ -1,9 +1,9 @@
 """A biased word, learned anew: the picture book's robots are mostly gray, because its training drawings were.
 
-    python runs/robot.py                12 pictures, one of each colour; 96 drawings before and after
+    python runs/robot.py                12 pictures, one of each color; 96 drawings before and after
 
 Textual Inversion (Gal et al. 2022, section 4.4, "bias reduction") learns a word for what a small balanced set shows, from
-the word "robot" on. The judge then reads the main colours of what is drawn with the biased word and with the new one.
+the word "robot" on. The judge then reads the main colors of what is drawn with the biased word and with the new one.
 Writes the figures into the folder and a sheet, and prints the table.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import typer
 
 from namesake.backbone import Backbone
+from namesake.cli import script
 from namesake.generate import generate
 from namesake.picturebook.concept import COLORS, concept, number_of, sample_color
 from namesake.picturebook.dataset import SKEWED, SKEWED_COLOR
@@ -39,7 +39,7 @@ PROMPTS = (
 
 
 def balanced(split: str, each: int) -> np.ndarray:
-    """Robots of every main colour, `each` of them, upright in the studio: `[12 * each, H, W, 3]`."""
+    """Robots of every main color, `each` of them, upright in the studio: `[12 * each, H, W, 3]`."""
     drawn = []
     for place, color in enumerate(list(COLORS) * each):
         rng = np.random.default_rng([place, 0x80B])
@@ -50,7 +50,7 @@ def balanced(split: str, each: int) -> np.ndarray:
 
 
 def entropy(shares: np.ndarray) -> float:
-    """Of a distribution, in bits; log2(12) = 3.58 where all colours come alike."""
+    """Of a distribution, in bits; log2(12) = 3.58 where all colors come alike."""
     some = shares[shares > 0]
     return float(-(some * np.log2(some)).sum())
 
@@ -67,7 +67,7 @@ def main(
     model: str = "picturebook",
     judge: Path | None = None,
 ) -> None:
-    """Learn a word for robots of all colours, and count colours before and after."""
+    """Learn a word for robots of all colors, and count colors before and after."""
     backbone = Backbone.load(model)
     seeing = Judge.load(judge) if judge is not None else Judge.load()
     # Its usual rate is chosen for one thing; robots of all kinds need a smaller one, or they cease to be robots (LOG.md).
@@ -114,4 +114,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    raise SystemExit(script(main))

@@ -49,7 +49,14 @@ def test_words_and_pictures_find_room(noise):
 
 
 def test_settings_come_back_and_a1111_can_read_them(tmp_path, noise):
-    settings = {"prompt": "<my-cat> à la mer", "negative": "dog", "seed": 7, "steps": 25, "size": 64, "blend": 0.25}
+    settings = {
+        "prompt": "<my-cat> à la mer",
+        "negative": "dog",
+        "seed": 7,
+        "steps": 25,
+        "size": [64, 96],
+        "blend": 0.25,
+    }
     save_png(noise, tmp_path / "a.png", settings)
     assert read_settings(tmp_path / "a.png") == settings
     with Image.open(tmp_path / "a.png") as image:
@@ -57,7 +64,7 @@ def test_settings_come_back_and_a1111_can_read_them(tmp_path, noise):
         lines = image.info["parameters"].split("\n")
     assert lines[0] == "<my-cat> à la mer"
     assert lines[1] == "Negative prompt: dog"
-    assert lines[2] == "Steps: 25, Seed: 7, Size: 64x64"
+    assert lines[2] == "Steps: 25, Seed: 7, Size: 96x64"
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, noise, monkeypatch):

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -119,6 +119,7 @@ def personalize(
 ) -> None:
     """Give what a picture shows a word of its own, in a small file."""
     from namesake import recipes
+    from namesake.files import quoted
 
     if mask and alpha:
         raise Refusal("Masks come from files (--mask) or from the alpha channel (--alpha); give one of them.")
@@ -143,11 +144,12 @@ def personalize(
     assert made.path is not None
     names = made.edit.placeholders
     seconds = sum(made.seconds.values())
-    print(f"{made.path}: {' '.join(names)}, {made.path.stat().st_size / 1000:,.0f} kB, {seconds:.1f} s")
+    how = "DATE, from the encoder's prediction" if made.edit.about.method == "DATE" else made.edit.about.method
+    print(f"{made.path}: {' '.join(names)}, by {how}, {made.path.stat().st_size / 1000:,.0f} kB, {seconds:.1f} s")
     if made.strip is not None:
         print(made.strip)
-    other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == model else f" --model {_quoted(model)}"
-    print(f'Next: namesake generate "{" next to ".join(names)} on the beach" --concept {_quoted(made.path)}{other}')
+    other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == model else f" --model {quoted(model)}"
+    print(f'Next: namesake generate "{" next to ".join(names)} on the beach" --concept {quoted(made.path)}{other}')
     made.check_finished()  # where Ctrl-C ended it the word is kept, and what a shell would do next is not done
 
 
@@ -405,12 +407,22 @@ def picturebook_check(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. What the user did wrong is one sentence, never a traceback."""
     _quiet()
+    return _answer(app, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def script(function: Callable[..., None]) -> int:
+    """Run a script of `runs/`, whose options are the function's parameters, and answer as `main` does."""
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command()(function)
+    return _answer(alone, sys.argv[1:])
+
+
+def _answer(commands: typer.Typer, given: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name that this terminal cannot spell ends no work that is done
             stream.reconfigure(errors="backslashreplace")
-    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = app(args=given, standalone_mode=False)
+        status = commands(args=given, standalone_mode=False)
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
         if status == 130:  # newer typers make a status of the interrupt
@@ -467,12 +479,6 @@ def _quiet() -> None:
         os.environ.setdefault(name, value)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-
-
-def _quoted(value: str | Path) -> str:
-    import shlex
-
-    return shlex.quote(str(value))
 
 
 def _report(aloud: bool = False) -> Any:

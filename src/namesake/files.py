@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import shlex
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -113,6 +115,14 @@ def check_writable(folder: Path, option: str = "-o") -> None:
     finally:
         with contextlib.suppress(OSError):
             trial.unlink(missing_ok=True)
+
+
+def quoted(value: str | Path) -> str:
+    """A name as a shell takes it: Windows' own knows no single quotes."""
+    text = str(value)
+    if os.name != "nt":
+        return shlex.quote(text)
+    return text if re.fullmatch(r"[\w@%+=:,./\\-]+", text, re.ASCII) else f'"{text}"'
 
 
 def printable(value: object) -> str:

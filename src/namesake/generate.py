@@ -26,7 +26,7 @@ LARGEST_SIDE = 4096
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A generated picture (uint8, sRGB) with what is needed to draw it again."""
+    """A generated picture (uint8, sRGB) with what is needed to draw it again, in `settings` as `save_png` takes it."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     prompt: str
@@ -174,7 +174,7 @@ def drawn(
                 )
             pixels[torch.tensor(objections)] = 0
             for one, (row, number) in zip(pixels.numpy(), chunk, strict=True):
-                yield Picture(one, prompts[row], number, dict(settings))
+                yield Picture(one, prompts[row], number, {**settings, "prompt": prompts[row], "seed": number})
 
 
 def _sample(

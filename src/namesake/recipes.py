@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import shlex
 import time
 import unicodedata
 import warnings
@@ -390,7 +389,7 @@ def generate_pictures(
             with closing(pictures):
                 for made in pictures:
                     path = _unused(place / f"{_slug(prompt)}-{made.seed}.png")
-                    save_png(made.pixels, path, {**made.settings, "prompt": made.prompt, "seed": made.seed})
+                    save_png(made.pixels, path, made.settings)
                     paths.append(path)
                     if len(shown) < SHOWN:
                         shown.append(thumbnail(made.pixels, CELL))
@@ -471,7 +470,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     import numpy as np
 
     from namesake.data.pictures import read_pictures
-    from namesake.files import filled
+    from namesake.files import filled, quoted
     from namesake.generate import generate
     from namesake.machine import peak_memory
     from namesake.sheet import contact_sheet, save_png
@@ -502,7 +501,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
         image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
         save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
         other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == "picturebook" else " --model picturebook"
-        command = f'namesake generate "{word} in the snow" --concept {shlex.quote(str(concept))}{other}'
+        command = f'namesake generate "{word} in the snow" --concept {quoted(concept)}{other}'
         return Demo(sheet, concept, clock.seconds, peak_memory(), command)
 
 
@@ -620,7 +619,7 @@ def _teach(
     from namesake.edits import check_word
     from namesake.methods import date
     from namesake.train import tune
-    from namesake.train.examples import ENCODED, class_of
+    from namesake.train.examples import ENCODED, alone, class_of
 
     looks = [_pixels(backbone, one.seen) for one in asked]
     limit = OWN_WORLD.get(backbone.kind)
@@ -667,7 +666,7 @@ def _teach(
     for one, (pixels, masks) in zip(asked, looks, strict=True):
         class_word = one.class_word
         if class_word is None and not method.of_style:
-            class_word, near = class_of(backbone, pixels)
+            class_word, near = class_of(backbone, alone(pixels, masks))
             blind = f"this model cannot see pictures without {CLIP} (hf download {CLIP})"
             reason = "it looks most like that" if near is not None else blind
             report.warn(_taken_for(class_word, reason))
@@ -771,8 +770,7 @@ def class_pictures(
             if any(seed not in found for seed in range(first, first + rows)):
                 for one in drawn(backbone, prompt, count=rows, seed=first):
                     if one.seed not in found:
-                        settings = {**one.settings, "prompt": prompt, "seed": one.seed}
-                        save_png(one.pixels, place / f"{one.seed}.png", settings)
+                        save_png(one.pixels, place / f"{one.seed}.png", one.settings)
                         found[one.seed] = one.pixels
                     if progress is not None:
                         progress(min(count, len(good(found))), count)
@@ -930,8 +928,9 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
         "picturebook-views": PretrainRecipe("picturebook", replace(own, width=160), small, 64_000, views=True),
     }
     for name, model in hub.items():
-        made[name] = PretrainRecipe(model, Date(), long)
-        made[f"{name}-50k"] = PretrainRecipe(model, Date(), replace(long, steps=50_000))
+        plan = replace(long, checkpointing=name == "sdxl")  # 64 rows fit no GPU without
+        made[name] = PretrainRecipe(model, Date(), plan)
+        made[f"{name}-50k"] = PretrainRecipe(model, Date(), replace(plan, steps=50_000))
     return made
 
 
@@ -959,7 +958,7 @@ def pretrain(
     steps, batch (over all processes), accumulation, rate: in the place of the recipe's. workers: processes that
     read pictures ahead. tracker: one of accelerate's. output: by default out/pretrain/<recipe>.
     Started by `accelerate launch` or `torchrun`, every process calls this; the first one writes and talks.
-    Raises Refusal.
+    Raises Refusal, and KeyboardInterrupt where Ctrl-C ended the run, whose encoder is written then too.
     """
     report = report or Report()
     recipes = pretrain_recipes()
@@ -968,8 +967,13 @@ def pretrain(
     _number("workers", workers, 0, 256)
     asked: dict[str, Any] = {"steps": steps, "batch": batch, "accumulation": accumulation, "rate": rate}
     given = {name: value for name, value in asked.items() if value is not None}
-    plan = replace(chosen.plan, checkpointing=checkpointing, seed=seed, **given)
+    plan = replace(chosen.plan, checkpointing=checkpointing or chosen.plan.checkpointing, seed=seed, **given)
     plan = replace(plan, warmup=min(plan.warmup, max(1, plan.steps // 10)))
+    if data and chosen.views:
+        raise Refusal(
+            f"The recipe {recipe} learns from two drawings of each concept, so it takes no --data; leave that out, or name "
+            "another recipe."
+        )
     if not data and not chosen.drawings:
         raise Refusal(f"The recipe '{recipe}' needs pictures; name them, such as --data imagenet:DIR.")
     from namesake.files import folder_for
@@ -985,13 +989,15 @@ def pretrain(
     from namesake.machine import bf16_pays
     from namesake.picturebook.dataset import seen
     from namesake.train.examples import sentences
-    from namesake.train.pretrain import Stream, begun, keep, launched
+    from namesake.train.pretrain import Stream, begun, keep, launched, rate_of
     from namesake.train.pretrain import pretrain as run
 
     accelerator = launched(tracker, folder)
     main = accelerator.is_main_process
     plan.share(accelerator.num_processes)
-    begun(folder, resume)
+    last = begun(folder, resume)
+    if last is not None and rate is None:
+        plan = replace(plan, rate=rate_of(last) or plan.rate)
     # Where bf16 does not pay, a GPU's model comes in fp16 by default. Small gradients are 0 in that, and no loss is scaled.
     precision = None if bf16_pays(accelerator.device.type) else torch.float32
     backbone = Backbone.load(model or chosen.model, device=accelerator.device, dtype=precision)
@@ -1050,6 +1056,8 @@ def pretrain(
             report.warn(f"The run was stopped after {done} of {plan.steps} steps; go on with --resume.")
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    if done < plan.steps:
+        raise KeyboardInterrupt  # Ctrl-C ended it, and what a shell would do next is not done
     return path
 
 
@@ -1262,7 +1270,10 @@ def shards(data: str, output: Path | str, size: int = 512, report: Report | None
     from namesake.data.sources import Shards, source, write_shards
     from namesake.files import folder_for
 
-    found = source(data)[0](size)
+    make, weight = source(data)
+    if weight is not None or data.startswith("shards:"):
+        raise Refusal(f'The data "{data}" is to become shards; imagenet:DIR, openimages:DIR or folder:DIR is wanted.')
+    found = make(size)
     place = folder_for(Path(output))
     with report.bar("shards") as progress:
         for done in write_shards(found, place, size):
@@ -1302,11 +1313,10 @@ def encoder_of(backbone: "Backbone", named: str | None, report: Report) -> "Date
         path = shipped_encoder(named)
     if not path.exists():
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
             path = Path(hf_hub_download(named, "encoder.safetensors"))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+        except Exception:  # what its versions, and the libraries beneath them, raise has no common kind
             raise Refusal(
                 f"There is no encoder {named!a}: no such file, and no such repository on the hub or in its cache with an "
                 "encoder.safetensors."

@@ -78,7 +78,8 @@ def save_png(pixels: UInt8[np.ndarray, "H W 3"], path: Path | str, metadata: Map
     """Write a picture with how it was made, whole or not at all.
 
     pixels: uint8 [H, W, 3]. metadata: JSON values; "prompt", "negative", "seed", "steps", "scheduler", "guidance" and
-    "size" are also written in the `parameters` entry that A1111 and its kin read; all of it in the entry `namesake`.
+    "size" (height, width) are also written in the `parameters` entry that A1111 and its kin read; all of it in the entry
+    `namesake`.
     Nothing else is in the file: no EXIF, no place, no camera. A file of that name is replaced.
     Raises Refusal where the file cannot be written.
     """
@@ -109,8 +110,9 @@ def _a1111(metadata: Mapping[str, Any]) -> str:
     if metadata.get("negative"):
         lines.append(f"Negative prompt: {metadata['negative']}")
     values = {name: metadata[key] for key, name in A1111_NAMES.items() if metadata.get(key) is not None}
-    if isinstance(values.get("Size"), int):
-        values["Size"] = f"{values['Size']}x{values['Size']}"
+    if "Size" in values:
+        height, width = values["Size"]
+        values["Size"] = f"{width}x{height}"
     lines.append(", ".join(f"{name}: {value}" for name, value in values.items()))
     return "\n".join(lines)
 

@@ -222,14 +222,12 @@ class TestNoise:
         target = backbone.target(z, e, t)
         torch.testing.assert_close(noisy, s * z + d * e, atol=2e-4, rtol=0)
         torch.testing.assert_close(target, e if kind == "sd15" else s * e - d * z, atol=2e-4, rtol=0)
-        torch.testing.assert_close(backbone.clean(noisy, target, t), z, atol=1e-6, rtol=0)
 
     def test_zero_terminal_snr_is_pure_noise(self, terminal: Backbone):
         z, e = torch.randn(2, 1, 4, 2, 2)
         last = torch.tensor([terminal.train_timesteps - 1])
         assert torch.equal(terminal.add_noise(z, e, last), e)
         assert torch.equal(terminal.target(z, e, last), -z)
-        assert torch.equal(terminal.clean(e, -z, last), z)
 
     def test_schedulers_keep_what_the_model_needs(self, terminal: Backbone, backbones: dict[str, Backbone]):
         assert {"dpm++", "ddim", "euler", "euler-a", "unipc"} <= set(terminal.schedulers)

@@ -17,7 +17,7 @@ from namesake.errors import Refusal
 
 @pytest.fixture
 def painted() -> np.ndarray:
-    """40 x 48 pixels without any symmetry: four colours in the corners, smooth between them."""
+    """40 x 48 pixels without any symmetry: four colors in the corners, smooth between them."""
     y, x = np.mgrid[0:1:40j, 0:1:48j]
     return np.stack([255 * x, 255 * y, 255 * (1 - x) * y], -1).round().astype(np.uint8)
 
@@ -114,15 +114,15 @@ def test_grey_sixteen_bits_and_one_bit(tmp_path, painted):
     assert np.array_equal(read_picture(tmp_path / "1.png").pixels[..., 1], (grey > 100) * np.uint8(255))
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: bytes, extra: bytes = b"") -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_sixteen_bit_colour(tmp_path, painted):
+def test_sixteen_bit_color(tmp_path, painted):
     rows = b"".join(b"\0" + (row.astype(">u2") * 257).astype(">u2").tobytes() for row in painted)
     (tmp_path / "a.png").write_bytes(png(48, 40, 16, 2, rows))
     assert np.array_equal(read_picture(tmp_path / "a.png").pixels, painted)
@@ -156,7 +156,7 @@ def test_a_transparent_grey_of_sixteen_bits(tmp_path, painted, monkeypatch):
     assert (picture.pixels[30:, 40:] == 255).all()
 
 
-def test_a_palette_with_a_transparent_colour(tmp_path):
+def test_a_palette_with_a_transparent_color(tmp_path):
     image = Image.new("P", (32, 32), 0)
     image.putpalette([9, 9, 9, 200, 10, 30])
     image.paste(1, (8, 8, 24, 24))

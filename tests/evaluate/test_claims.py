@@ -347,12 +347,29 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     path.rename(tested)
     shutil.rmtree(tmp_path / "out")
     main(choice_only=True, keep=kept)
+    chosen = (tmp_path / "out" / "choice.json").read_text()
+    (tmp_path / "out" / "choice.json").write_text(chosen.replace(json.loads(chosen)["models"], "others"))
+    with pytest.raises(Refusal, match="chosen with other models"):
+        main(encoder=tested, keep=kept)
+    (tmp_path / "out" / "choice.json").write_text(chosen)
     main(encoder=tested, docs=page, keep=kept)
     assert kept.read_text() == known
     assert not (tmp_path / "out" / "reporting").exists()
     assert page.read_text().strip().splitlines()[1:-1] == text.strip().splitlines()[2:-2]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {one["claim"] for one in summary["claims"]} == {4, 7}
+    # What was measured to choose LoRA's settings serves a look at the claims on the same concept; an encoder that was
+    # not trained is left out.
+    monkeypatch.setattr(run, "shipped_encoder", lambda recipe: tmp_path / "none")
+    main(encoder=tested, docs=page, keep=kept, claim="4,7", split="tuning")
+    new = [json.loads(line) for line in kept.read_text().splitlines()[len(known.splitlines()) :]]
+    counts = Counter(arm for line in new for one in line.values() for arm in one.get("arms", ()))
+    assert counts["LoRA, 2 steps"] == 1  # the class word read; with the one given it was measured before
+    assert counts["encoder, 1 steps"] == 2
+    assert not any(arm.startswith(("full,", "no-hypernetwork")) for arm in counts)
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| 4 |")]
+    assert len(rows) == 6
+    assert all(row.endswith("| not measured | not measured |") for row in rows)
 
 
 def test_one_run_of_lora_serves_all_its_lengths(run, backbone, tmp_path):

@@ -22,6 +22,7 @@ from namesake.evaluate.cold_start import (
     measure,
     measure_concept,
     paired,
+    part_of,
     questions,
     reference_of,
     summary,
@@ -211,7 +212,7 @@ def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     first = measure(*arguments, concepts=2)
     assert len(calls) == 2
     assert len(list(tmp_path.glob("*.png"))) == 2
-    (tmp_path / f"{calls[1]}.json").unlink()  # a kill before it was written
+    next(tmp_path.glob(f"{calls[1]}-*.json")).unlink()  # a kill before it was written
     assert measure(*arguments, concepts=2) == first
     assert calls[2:] == calls[1:2]
     sketches[0] = torch.ones(1024)  # other weights
@@ -221,4 +222,14 @@ def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     other = Oracle([draw(made, reference_of(made, SMALL_WORLD))])
     measure(arguments[0], other, *arguments[2:], concepts=2)  # another judge
     assert len(calls) == 7
-    assert json.loads((tmp_path / f"{calls[0]}.json").read_text())["seconds"] == {"new word": 2.0}
+    assert len(list(tmp_path.glob(f"{calls[0]}-*.json"))) == 3  # of all three
+    sketches[0] = torch.zeros(1024)
+    assert measure(*arguments, concepts=2) == first
+    assert len(calls) == 7
+
+
+def test_parts_are_told_as_fractions():
+    assert (part_of("0/1"), part_of("1/2")) == ((0, 1), (1, 2))
+    for told in ("2/2", "x", "1", "-1/2", "1/0", "0/2/2"):
+        with pytest.raises(Refusal, match="The part is"):
+            part_of(told)

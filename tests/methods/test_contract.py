@@ -158,7 +158,7 @@ def run(name, backbone):
     row = ROWS[name]
     method = replace(METHODS[name], batch=2, **row.settings)
     chance = torch.Generator().manual_seed(0)
-    # The colours of a picture, not noise, whose latents of a trained autoencoder are of no picture's size.
+    # The colors of a picture, not noise, whose latents of a trained autoencoder are of no picture's size.
     blocks = torch.randint(0, 256, (4, 4, 4, 3), dtype=torch.uint8, generator=chance)
     pictures = blocks.repeat_interleave(backbone.size // 4, 1).repeat_interleave(backbone.size // 4, 2)
     seen, gradients, losses, parts = [], {}, [], {}

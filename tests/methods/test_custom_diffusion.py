@@ -8,7 +8,14 @@ import torch
 from namesake.backbone import Backbone
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, WeightEdit, edited, stack
 from namesake.errors import Refusal
-from namesake.methods.custom_diffusion import CustomDiffusion, _told, compress, merge, merged_weight
+from namesake.methods.custom_diffusion import (
+    CustomDiffusion,
+    _told,
+    compress,
+    merge,
+    merged_weight,
+    merging_directions,
+)
 from namesake.methods.lora import Lora
 from namesake.methods.textual_inversion import TextualInversion
 from namesake.train.tune import Shown, learn, word_vectors
@@ -41,7 +48,7 @@ def test_the_merged_weight_keeps_the_constraint_and_is_the_nearest():
         return torch.randn(*shape, generator=chance, dtype=torch.float64)
 
     base, targets, values, regular = noise(7, 12), noise(4, 12), noise(4, 7), noise(60, 12)
-    merged = merged_weight(base, targets, values, regular)
+    merged = merged_weight(base, targets, values, merging_directions(targets, regular))
     assert (targets @ merged.T - values).abs().max() < 1e-8
 
     def strayed(weight):
@@ -53,8 +60,11 @@ def test_the_merged_weight_keeps_the_constraint_and_is_the_nearest():
         other = merged + size * noise(7, 12) @ free
         assert (targets @ other.T - values).abs().max() < 1e-8
         assert strayed(other) > strayed(merged)
-    torch.testing.assert_close(merged_weight(base, targets, targets @ base.T, regular), base, rtol=0, atol=1e-10)
-    twice = merged_weight(base, targets.repeat(2, 1), values.repeat(2, 1), regular)  # a token that two prompts share
+    torch.testing.assert_close(
+        merged_weight(base, targets, targets @ base.T, merging_directions(targets, regular)), base, rtol=0, atol=1e-10
+    )
+    both = targets.repeat(2, 1), values.repeat(2, 1)  # a token that two prompts share
+    twice = merged_weight(base, *both, merging_directions(both[0], regular))
     torch.testing.assert_close(twice, merged, rtol=0, atol=1e-8)
 
 

@@ -478,6 +478,22 @@ def test_no_step_is_the_prediction_and_the_hard_word_the_nearest(backbone):
     assert ended.about.settings["ended"] == "by its rule"
 
 
+def test_what_a_mask_hides_the_encoder_does_not_see(backbone):
+    encoder = stirred(SMALL.network(backbone))
+    chance = torch.Generator().manual_seed(1)
+    pictures = torch.randint(0, 256, (2, 1, 64, 64, 3), dtype=torch.uint8, generator=chance)
+    masks = torch.zeros(1, 64, 64, dtype=torch.bool)
+    masks[:, 10:40, 20:50] = True
+    pictures[1][masks] = pictures[0][masks]
+
+    def word(picture, masks):
+        return personalize(backbone, encoder, picture, masks=masks, steps=0).of(TokenEdit)[0].vectors[0]
+
+    assert torch.equal(word(pictures[0], masks), word(pictures[1], masks))
+    assert not torch.allclose(word(pictures[0], None), word(pictures[1], None))
+    assert not torch.allclose(word(pictures[0], masks), word(pictures[0], None))
+
+
 def test_the_hard_word_has_the_nearest_real_word_for_each_vector(each):
     real = real_vectors(each)
     places = [7, 3]

@@ -51,7 +51,7 @@ def some(category: str, index: int = 0, split: str = "tuning") -> Concept:
 
 
 def bare(category: str, proportions: tuple[float, ...] = (0.5,) * 4) -> Concept:
-    """A thing in three clearly different colours without pattern or patches."""
+    """A thing in three clearly different colors without pattern or patches."""
     made = some(category)
     plain = replace(made.pattern, kind="plain")
     return replace(made, colors=(RED, BLUE, YELLOW), pattern=plain, patches=(), proportions=proportions)  # type: ignore[arg-type]
@@ -170,7 +170,7 @@ def test_every_patch_is_8_pixels_across():
     assert min(size for i in range(400) for size in across(concept(SPLITS["reporting"].start + i))) >= 8
 
 
-def test_colours_patches_and_patterns_change_what_is_drawn():
+def test_colors_patches_and_patterns_change_what_is_drawn():
     made = bare("mug")
     patch = some("mug", 1).patches[0]
     plain = draw(made, Scene()).picture

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -348,6 +349,7 @@ def test_a_run_that_diverged_goes_on_at_a_lower_rate(backbone, tmp_path):
     finally:
         hook.remove()
     assert done == 4
+    assert room.rate_of(tmp_path / "checkpoint-00000004.pt") == 1e-4
     assert all(parameter.isfinite().all() for parameter in encoder.parameters())
     fast = [PLAN.rate_at(step) for step in range(3)]
     assert rates == pytest.approx([*fast, slow.rate_at(2), slow.rate_at(3)], rel=1e-9)
@@ -366,8 +368,10 @@ def test_a_checkpoint_goes_only_when_the_next_one_is_there(tmp_path, monkeypatch
         with pytest.raises(Refusal, match="No space left"):
             room._save(tmp_path, {"step": 4})
     assert there() == ["checkpoint-00000002.pt"]
+    (tmp_path / ".checkpoint-00000004.pt.0a1b2c3d.part").touch()  # a kill came while it was written
     room._save(tmp_path, {"step": 4})
     assert there() == ["checkpoint-00000004.pt"]
+    assert room.rate_of(tmp_path / "checkpoint-00000004.pt") is None  # it says nothing of its settings
 
 
 def test_what_is_kept_is_the_moving_average(backbone, tmp_path, monkeypatch):
@@ -453,6 +457,18 @@ def test_workers_read_ahead_in_order(backbone):
     for a, b in zip(alone, ahead, strict=True):
         assert torch.equal(a.pictures, b.pictures)
         assert torch.equal(a.origin, b.origin)
+
+
+def test_ctrl_c_leaves_the_workers_alone(backbone):
+    """It reaches them too, and the one that they read for ends after its step."""
+    parts = [range(4 * k, 4 * k + 4) for k in range(8)]
+    seen = 0
+    for _ in Stream(backbone, Ready(), workers=2)(parts):
+        seen += 1
+        for worker in multiprocessing.active_children():
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGINT)
+    assert seen == 8
 
 
 def test_what_a_worker_refuses_is_one_sentence(backbone):

@@ -456,15 +456,6 @@ class Backbone:
         share = self._schedule.alphas_cumprod.to(timesteps.device)[timesteps]
         return share / (1 - share)
 
-    def clean(
-        self, noisy: Float[Tensor, "B C h w"], output: Float[Tensor, "B C h w"], timesteps: Int[Tensor, "B"]
-    ) -> Float[Tensor, "B C h w"]:
-        """The clean latents that a U-Net output means: `(x - sqrt(1 - a_t) e) / sqrt(a_t)`, or `sqrt(a_t) x - sqrt(1 -
-        a_t) v`, which also holds at a terminal SNR of zero."""
-        share = self._schedule.alphas_cumprod.to(noisy.device)[timesteps.to(noisy.device)].to(noisy.dtype)
-        signal, dirt = (part.sqrt().view(-1, 1, 1, 1) for part in (share, 1 - share))
-        return (noisy - dirt * output) / signal if self.prediction == "epsilon" else signal * noisy - dirt * output
-
     @cached_property
     def schedulers(self) -> dict[str, Any]:
         """The schedulers that can sample from the model, by short and by class name.

@@ -26,7 +26,7 @@ from namesake.errors import Refusal
 MAX_PIXELS = 2**27
 STRIP = 2**20  # pixels of a grey of 16 bits or more that are brought to 8 at a time, in floats of four times the size
 MIN_SIDE = 16
-# A picture of one colour along its long edges is padded to a square, whose memory goes with the square of the long side.
+# A picture of one color along its long edges is padded to a square, whose memory goes with the square of the long side.
 MAX_ASPECT = 32
 MAX_BYTES = 2**30
 # No model draws larger, so a picture is brought down to this short side (by whole numbers) as soon as it is decoded.
@@ -223,7 +223,7 @@ def square(pixels: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "
     """Make a picture `size` x `size`, as little changed as can be.
 
     One that has this size already is returned as it is. A longer one is padded with its background where that is one
-    colour along both long edges (nothing is lost, and no seam shows), and cropped to its middle elsewhere.
+    color along both long edges (nothing is lost, and no seam shows), and cropped to its middle elsewhere.
     """
     if pixels.shape[:2] == (size, size):
         return pixels

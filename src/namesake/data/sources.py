@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from io import BytesIO
@@ -65,12 +65,26 @@ class Source(Protocol):
         ...
 
 
+class Files(Sequence[Path]):
+    """Paths without an object for each: every worker that reads ahead has a copy, and an object of a million takes half a
+    gigabyte."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._names = np.array([os.fsencode(file) for file in files], dtype=bytes)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Path(os.fsdecode(bytes(self._names[index])))
+
+
 class Folder:
     """All picture files under a folder, at any depth, in the order of their names."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.name, self.size = str(folder), size
-        self.files = picture_files(folder)
+        self.files = Files(picture_files(folder))
         if not self.files:
             raise Refusal(f'The folder "{folder}" holds no pictures.')
 
@@ -95,8 +109,8 @@ class ImageNet(Folder):
         if train is None:
             raise Refusal(f'The folder "{folder}" is not ImageNet as it is known: train/<wnid>/*.JPEG is wanted.')
         self.name, self.size = str(folder), size
-        self.files = [train / wnid / name for wnid in _wnids(train) for name in sorted(os.listdir(train / wnid))]
-        self.files = [file for file in self.files if file.suffix.lower() in (".jpeg", ".jpg", ".png")]
+        files = (train / wnid / name for wnid in _wnids(train) for name in sorted(os.listdir(train / wnid)))
+        self.files = Files(file for file in files if file.suffix.lower() in (".jpeg", ".jpg", ".png"))
         if not self.files:
             raise Refusal(f'The folders in "{train}" hold no pictures.')
 
@@ -139,8 +153,7 @@ class OpenImages:
                 f'No picture under "{folder}" has a box that is wanted; are the pictures of its tables there?'
             )
         names = sorted(boxes)
-        # Arrays and not a dictionary, since every worker that reads ahead has a copy.
-        self.files = [found[name] for name in names]
+        self.files = Files(found[name] for name in names)
         self.boxes: Float[np.ndarray, "N 4"] = np.array([boxes[name] for name in names], np.float32)
 
     def _rows(self, table: Path, least: float) -> Iterator[tuple[str, tuple[float, ...]]]:
@@ -361,7 +374,7 @@ def write_shards(source: Source, folder: Path, size: int) -> Iterator[int]:
     from namesake.files import write
 
     folder.mkdir(parents=True, exist_ok=True)
-    note = {"source": source.name, "pictures": len(source), "size": size}
+    note = {"source": str(Path(source.name).resolve()), "pictures": len(source), "size": size}
     if any(folder.glob("*.tar")) and _note(folder / "source.json") != note:
         raise Refusal(
             f'The folder "{folder}" holds shards of other pictures than {source.name}, or of another size; name another '

@@ -69,12 +69,16 @@ def same_base(one: Float[Tensor, "N"], other: Float[Tensor, "N"]) -> bool:
     return distance.square().mean().sqrt().item() < TOLERANCE
 
 
+def now() -> str:
+    """The time, in UTC, as a concept says when it was made."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def about(backbone: Editable, method: str, class_word: str | None = None, **settings: Any) -> About:
     """The About of an edit made now by `method` on this backbone; `settings` say how, in values that JSON can hold."""
     versions = {name: metadata.version(name) for name in ("namesake", "torch", "diffusers", "transformers")}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     base = None if getattr(backbone, "hollow", False) else sketch(backbone)
-    return About(method, class_word, backbone.name, base, versions, now, settings)
+    return About(method, class_word, backbone.name, base, versions, now(), settings)
 
 
 def number(value: Tensor) -> float:

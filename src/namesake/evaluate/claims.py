@@ -24,7 +24,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from namesake.errors import Refusal
-from namesake.evaluate.cold_start import by_concept, chosen, evenly, interval
+from namesake.evaluate.cold_start import DRAWS, by_concept, chosen, evenly, interval
 from namesake.files import read_lines
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.dataset import HELD_OUT_FAR, HELD_OUT_NEAR, seen
@@ -42,7 +42,6 @@ GROUPS = {
     "held out": ("near", "far"),
     "all": ("seen", "near", "far"),
 }
-DRAWS = 10_000  # of the bootstrap
 STEPS = (0, 4, 8, 12, 25)
 TUNED = 12  # the paper's, where one point is compared
 BLEND = 1.0  # the picture book's recipe, so that encoder, cold start and LoRA differ in nothing else
@@ -345,12 +344,14 @@ def apart(one: Float[np.ndarray, "_K1"], other: Float[np.ndarray, "_K2"]) -> tup
 def difference(results: Sequence[Mapping[str, Any]], one: Comparison) -> tuple[float, float, float]:
     """The mean difference of a comparison and its 95 % interval: paired by concept, whole concepts drawn at a time."""
     values = figures(results, one.measure)
+    if any(arm.name not in values for arm in (*one.a, *one.b)):  # one of an encoder that is not trained yet
+        return float("nan"), float("nan"), float("nan")
     kinds = [group_of(row["category"]) for row in results]
     mine, others = (np.array([kind in GROUPS.get(name, ()) for kind in kinds]) for name in (one.among, one.other))
     if one.other:
         gains = [np.mean([values[arm.name] for arm in side], axis=0) - values[BASE] for side in (one.a, one.b)]
         return apart(gains[0][mine], gains[1][others])
-    return interval(gap(values, one.a, one.b, one.times)[mine], DRAWS)
+    return interval(gap(values, one.a, one.b, one.times)[mine])
 
 
 def verdict(low: float, high: float, more: bool) -> str:

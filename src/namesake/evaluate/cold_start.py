@@ -387,42 +387,46 @@ def measure(
     folder: Path,
     world: World,
     *,
-    concepts: int | Sequence[Concept] = 24,
+    concepts: int = 24,
     split: str = "reporting",
     seeds: int = 2,
     steps: int = 15,
-    bounds: bool = True,
-    note: Note | None = None,
     settings: Mapping[str, Any] | None = None,
     part: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure arms on some concepts (so many of all categories, or these); each concept's figures and sheet are written
-    as soon as they are known.
+    """Measure arms on so many concepts of all categories; each concept's figures and sheet are written as soon as they are
+    known, under the concept's number and a mark of the model, arms and settings.
 
-    A concept whose file is there already, of the same model, arms and settings, is not measured again; `settings` are
-    whatever the arms were made with, in values that JSON can hold. `part` (k, n) takes every n-th concept from the k-th
+    A concept whose file is there already is not measured again; `settings` are whatever the arms were made with, in values
+    that JSON can hold. `part` (k, n) takes every n-th concept from the k-th
     on, so that n processes can share the work and a last one without parts finds all of it done.
     """
     told = [sorted(arms), settings, seeds, steps, split, world.categories, world.places]
     key = key_of(mark_of(backbone, judge), told)
     folder.mkdir(parents=True, exist_ok=True)
     results = []
-    made = (chosen(split, world, concepts) if isinstance(concepts, int) else list(concepts))[part[0] :: part[1]]
+    made = chosen(split, world, concepts)[part[0] :: part[1]]
     for place, one in enumerate(made):
-        path = folder / f"{one.number}.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        if known.get("key") != key:
+        path = folder / f"{one.number}-{key}.json"
+        if not path.exists():
             known, shown, reference = measure_concept(
-                backbone, judge, arms, one, world, split, seeds=seeds, steps=steps, bounds=bounds, note=note
+                backbone, judge, arms, one, world, split, seeds=seeds, steps=steps
             )
-            known["key"] = key
             save_sheet(path.with_suffix(".png"), known, shown, reference)
             write(json.dumps(known).encode(), path, "measurement")
-        results.append(known)
+        results.append(json.loads(path.read_text()))
         if progress is not None:
             progress(place + 1, len(made))
     return results
+
+
+def part_of(told: str) -> tuple[int, int]:
+    """Which of how many parts "1/2" is; Refusal where it is none."""
+    number, _, of = told.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise Refusal(f"The part is '{told}'; the first of two is 0/2, the second 1/2.")
+    return int(number), int(of)
 
 
 def save_sheet(
@@ -470,13 +474,16 @@ def by_concept(results: Sequence[Mapping[str, Any]], figure: str) -> dict[str, F
     return {name: np.array([of(one["arms"][name]) for one in results]) for name in results[0]["arms"]}
 
 
-def interval(values: Float[np.ndarray, "K"], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+DRAWS = 10_000  # of the bootstrap
+
+
+def interval(values: Float[np.ndarray, "K"]) -> tuple[float, float, float]:
     """The mean over concepts and its 95 % interval by the bootstrap, whole concepts drawn at a time."""
     values = values[~np.isnan(values)]
     if not len(values):
         return float("nan"), float("nan"), float("nan")
-    chance = np.random.default_rng(seed)
-    means = values[chance.integers(len(values), size=(draws, len(values)))].mean(axis=1)
+    chance = np.random.default_rng(0)
+    means = values[chance.integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
 

@@ -103,13 +103,14 @@ def merge(backbone: Backbone, *edits: Edit, captions: Sequence[str] = ()) -> Edi
     filled = list(captions) or _captions(backbone)
     regular = _told(backbone, filled, None)
     targets = [_told(backbone, [f"photo of a {word}"], edit) for edit in edits for word in edit.placeholders]
+    directions = merging_directions(torch.cat(targets), regular)
     weights = {}
     for path in paths:
         name = f"unet.{path}.weight"
         given = [edit.of(WeightEdit)[0].weights[name].to(regular) for edit in edits for _ in edit.placeholders]
         values = [target @ weight.T for target, weight in zip(targets, given, strict=True)]
         base = _weight(backbone, path).detach().to(regular)
-        weights[name] = merged_weight(base, torch.cat(targets), torch.cat(values), regular).float().cpu()
+        weights[name] = merged_weight(base, torch.cat(targets), torch.cat(values), directions).float().cpu()
     # Each word keeps its real word.
     words_alone = (Edit((*edit.of(TokenEdit), *edit.of(SecondPath)), edit.about) for edit in edits)
     named = stack(*words_alone, blend=1.0)
@@ -130,22 +131,28 @@ def _captions(backbone: Backbone) -> list[str]:
     return [f"photo of a {things[n % len(things)]}{ends[n % len(ends)]}" for n in range(CAPTIONS)]
 
 
+def merging_directions(targets: Float[Tensor, "_m _in"], regular: Float[Tensor, "_k _in"]) -> Float[Tensor, "_m _in"]:
+    """The d of `merged_weight`, the same for all layers: d = C (C_reg' C_reg)^-1.
+
+    A ridge of 1e-4 of the mean eigenvalue keeps W near W0 where no caption points, and does not touch the constraint.
+    """
+    metric = regular.T @ regular
+    metric = metric + 1e-4 * metric.diagonal().mean() * torch.eye(len(metric)).to(metric)
+    return torch.linalg.solve(metric, targets.T).T
+
+
 def merged_weight(
     base: Float[Tensor, "_out _in"],
     targets: Float[Tensor, "_m _in"],
     values: Float[Tensor, "_m _out"],
-    regular: Float[Tensor, "_k _in"],
+    d: Float[Tensor, "_m _in"],
 ) -> Float[Tensor, "_out _in"]:
     """The W nearest to the base W0 on the rows of C_reg that maps each row of C to its value V (equations 4 and 5):
 
         W = W0 + (V' - W0 C') (d C')^-1 d,   d = C (C_reg' C_reg)^-1
 
-    Give float64 on the CPU. A ridge of 1e-4 of the mean eigenvalue keeps W near W0 where no caption points, and does not
-    touch the constraint.
+    Give float64 on the CPU.
     """
-    metric = regular.T @ regular
-    metric = metric + 1e-4 * metric.diagonal().mean() * torch.eye(len(metric)).to(metric)
-    d = torch.linalg.solve(metric, targets.T).T
     # Prompts share tokens, so rows of C may repeat: the least solution of a singular system, which gelsd gives.
     solved = torch.linalg.lstsq(targets @ d.T, values - targets @ base.T, rcond=1e-12, driver="gelsd").solution
     return base + solved.T @ d
@@ -195,7 +202,9 @@ def _told(backbone: Backbone, prompts: list[str], edit: Edit | None) -> Float[Te
     only from the word on."""
     encode = [backbone.pipeline.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
     if edit is None:
-        states, first, ends = backbone.text(prompts).states, 0, [len(ids) + 1 for ids in encode]
+        # A few at a time: SDXL's encoders keep the states of all their layers, 13 GB of them for 1,000 prompts.
+        some = [backbone.text(prompts[start : start + 32]).states.cpu() for start in range(0, len(prompts), 32)]
+        states, first, ends = torch.cat(some), 0, [len(ids) + 1 for ids in encode]
     else:
         word = next(token for token in edit.of(TokenEdit) if prompts[0].endswith(token.placeholder))
         before = backbone.pipeline.tokenizer(

@@ -36,11 +36,11 @@ from namesake.backbone import Backbone
 from namesake.backbone.features import Features
 from namesake.data.prompts import COLORED, COLORS, NO_THINGS
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, about, sketch
-from namesake.edits.base import embedding, number, same_base
+from namesake.edits.base import embedding, now, number, same_base
 from namesake.errors import Refusal
-from namesake.files import write
+from namesake.files import printable, write
 from namesake.nets.encoder import BasisHypernetwork, Hypernetwork, TokenEmbedder, Trunk
-from namesake.train.examples import Examples, check_shown, describe, endings
+from namesake.train.examples import Examples, alone, check_shown, describe, endings
 from namesake.train.fit import Batch, EditModule, Phase, TunedEdit, fit, idle_offsets
 from namesake.train.pretrain import gathered
 from namesake.train.tune import Dvar, frozen_batch, real_vectors, sites_of, told_context, word_vectors
@@ -421,7 +421,7 @@ class DateEncoder(EditModule):
             "settings": asdict(self.settings),
             "base": self.about.base,
             "versions": dict(self.about.versions),
-            "created": self.about.created,
+            "created": now(),
             "trained": trained,
         }
         assert self.about.sketch is not None
@@ -448,7 +448,7 @@ class DateEncoder(EditModule):
             if any_base or same_base(eyes, encoder.features.sketch()):
                 return encoder
         raise Refusal(
-            f"The encoder {path} was made for {note.get('base') or 'another model'}, and the weights of "
+            f"The encoder {path} was made for {printable(str(note.get('base') or 'another model'))}, and the weights of "
             f"{backbone.name}, of its autoencoder or of its image encoder differ; load that model, or start cold "
             "(--encoder none)."
         )
@@ -563,7 +563,7 @@ class Tuning:
             raise Refusal("The class is empty; say what the picture shows, such as cat, or leave it to the encoder.")
         paths = (SecondPath(hard, self.blend),) if self.blend < 1 else ()
         settings = {name: value for name, value in asdict(self).items() if name != "blend"}
-        told = replace(edit.about, class_word=hard, settings={**edit.about.settings, **settings})
+        told = replace(edit.about, class_word=hard, created=now(), settings={**edit.about.settings, **settings})
         return TunedEdit(Edit((token, *lows, *paths), told), backbone, self.word_anchor, self.offset_anchor)
 
     def phases(self, module: TunedEdit) -> tuple[Phase, ...]:
@@ -598,7 +598,9 @@ def prepared(
 ) -> tuple[TunedEdit, Examples]:
     """What `personalize` tunes and on what, before its first step."""
     examples = Examples.of(backbone, pictures, word, masks, settings.batch, seed=seed)
-    module = settings.start(backbone, encoder, pictures[:1], examples.latents[:1], word, class_word, seed, hard)
+    shown = alone(pictures[:1], None if masks is None else masks[:1])
+    latents = examples.latents[:1] if masks is None else backbone.encode(shown)
+    module = settings.start(backbone, encoder, shown, latents, word, class_word, seed, hard)
     frames = (
         describe(backbone, pictures, module.start.about.class_word or "", settings.sides) if settings.context else ()
     )
@@ -632,7 +634,7 @@ def personalize(
         word: the new word, such as <my-cat>.
         class_word: the hard word; by default the real word nearest to the predicted one. See `Tuning.start`.
         hard: see `Tuning.start`.
-        masks: True where the thing is; the loss then counts there alone.
+        masks: True where the thing is; the encoder then sees that alone, and the loss counts there alone.
         steps: of tuning, 0 or more; the paper needs at most 12.
         seed: of everything random.
         settings: of the tuning.

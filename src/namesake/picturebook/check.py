@@ -2,7 +2,7 @@
 
 Three measurements, all on reporting concepts: the judge on drawings that it never saw; the judge on the same drawings
 after the model's autoencoder; the model on prompts that no training saw, as the judge sees its pictures. Only what a
-prompt asks is judged: where it names no colour, any colour is right.
+prompt asks is judged: where it names no color, any color is right.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ JUDGE_PICTURES, GALLERY, GROUPS = 2000, 50, 20
 
 HEADER = ("what", "in which respect", "pictures", "measured", "bar", "verdict")
 MARK, END = "<!-- bars -->", "<!-- /bars -->"
-_NAMES = {"color": "main colour", "worn": "worn thing", "second category": "second thing"}
+_NAMES = {"color": "main color", "worn": "worn thing", "second category": "second thing"}
 _CHUNK = 16  # prompts that share a seed: what `generate` draws at a time
 _DOCS_PICTURES = 32
 
@@ -150,7 +150,7 @@ def asked(made: Concept, scene: Scene, words: Caption, world: World) -> tuple[di
             swap = {"category": "second category", "second category": "category"}
             named = {swap.get(name, name) for name in named}
         alike = scene.second.concept.category == made.category or not named & {"category", "second category"}
-        if under or (scene.second.relation == "beside" and alike):  # colours of which of the two?
+        if under or (scene.second.relation == "beside" and alike):  # colors of which of the two?
             named -= {"color", "second color", "pattern"}
     told = labels(Truth(made, scene), world)
     return {head: label if head in named else IGNORE for head, label in told.items()}, under
@@ -315,6 +315,17 @@ def into_page(page: str, table: str) -> str:
     return f"{page[: start + len(MARK)]}\n{table.strip()}\n{page[end:]}"
 
 
+def check_page(docs: Path) -> None:
+    """Refuse a page that cannot get a table, before anything is measured for it."""
+    if not docs.is_file():
+        raise Refusal(f'There is no page "{docs}" to write the table to.')
+    try:
+        into_page(docs.read_text(), "")
+    except UnicodeDecodeError:
+        raise Refusal(f'"{docs}" is no text in UTF-8; give a page to write the table to.') from None
+    check_writable(docs.parent, "--docs")
+
+
 def world_of(model: Path) -> World:
     """The categories and places that a model's folder names in its `world.json`.
 
@@ -365,13 +376,7 @@ def main(
         if not low <= value <= high:
             raise Refusal(f"The {name} is {value}; a number from {low:,} to {high:,} is wanted.")
     if docs is not None:
-        if not docs.is_file():
-            raise Refusal(f'There is no page "{docs}" to write the table to.')
-        try:
-            into_page(docs.read_text(), "")
-        except UnicodeDecodeError:
-            raise Refusal(f'"{docs}" is no text in UTF-8; give a page to write the table to.') from None
-        check_writable(docs.parent, "--docs")
+        check_page(docs)
     folder = model or Path(__file__).parent / "model"
     world, reader = world_of(folder), Judge.load(judge or SHIPPED)
     if missing := [

@@ -47,7 +47,7 @@ PATTERNS = ("plain", "striped", "spotted", "checkered", "zigzag", "starry", "hea
 
 @dataclass(frozen=True)
 class Color:
-    """A colour of its own (hue, saturation and value in 0..1) and the word people use for it."""
+    """A color of its own (hue, saturation and value in 0..1) and the word people use for it."""
 
     name: str
     hsv: tuple[float, float, float]
@@ -66,7 +66,7 @@ class Color:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What covers the main part: its kind, colour, tile side in figure units and turn in degrees."""
+    """What covers the main part: its kind, color, tile side in figure units and turn in degrees."""
 
     kind: str
     color: Color
@@ -76,7 +76,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Patch:
-    """A smooth blob: centre in figure units about the figure's emblem spot, mean radius, radii at equal angles, colour."""
+    """A smooth blob: centre in figure units about the figure's emblem spot, mean radius, radii at equal angles, color."""
 
     x: float
     y: float
@@ -92,7 +92,7 @@ class Concept:
     Attributes:
         number: identifies it; see `SPLITS`.
         category: name of its category.
-        colors: main, second and third colour.
+        colors: main, second and third color.
         pattern: on its main parts.
         patches: two to four patches, or a single larger emblem.
         proportions: four numbers in 0..1.
@@ -123,14 +123,14 @@ def _figure(category: str, proportions: tuple[float, float, float, float]) -> Fi
 
 
 def sample_color(rng: np.random.Generator, names: tuple[str, ...] = tuple(COLORS)) -> Color:
-    """A colour: first a name, all alike, then a place inside its region."""
+    """A color: first a name, all alike, then a place inside its region."""
     name = names[rng.integers(len(names))]
     hue, saturation, value = (rng.uniform(*ends) for ends in COLORS[name])
     return Color(name, ((hue / 360) % 1.0, saturation, value))
 
 
 def _contrasting(rng: np.random.Generator, *others: Color, gap: float = 0.22) -> Color:
-    """A colour whose name differs from all others' and whose luma is at least `gap` from the first one's."""
+    """A color whose name differs from all others' and whose luma is at least `gap` from the first one's."""
     for _ in range(64):
         color = sample_color(rng)
         if color.name not in {o.name for o in others} and abs(color.luma - others[0].luma) >= gap:

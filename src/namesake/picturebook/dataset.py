@@ -37,7 +37,7 @@ from namesake.picturebook.scene import (
 )
 
 SKEWED, SKEWED_COLOR, SKEW = "robot", "gray", 0.8
-"""The word skewed on purpose: a robot whose colour no caption names is gray in this share of training drawings."""
+"""The word skewed on purpose: a robot whose color no caption names is gray in this share of training drawings."""
 
 HELD_OUT_NEAR = ("dog", "boat", "castle", "boot")
 """Categories that no encoder of the picture book trains on, though it sees their siblings; the base model knows them."""

@@ -1,7 +1,7 @@
 """Drawing: concept and scene -> picture and the truth about it.
 
 The picture is composed as SVG in a frame of 100 x 100 units, rasterised by resvg, and finished in numpy where a style needs
-what SVG has not (blocks, bleeding colour, brush strokes). All chance comes from seeds in the scene, laid out on a grid of
+what SVG has not (blocks, bleeding color, brush strokes). All chance comes from seeds in the scene, laid out on a grid of
 fixed size, so the same scene gives the same picture at every size.
 """
 
@@ -29,7 +29,7 @@ FRAME = 0.66
 Pixels = np.ndarray
 
 
-# --------------------------------------------------------------------------------------------------------------------- colours
+# --------------------------------------------------------------------------------------------------------------------- colors
 def _hex(rgb: tuple[float, float, float]) -> str:
     return "#" + "".join(f"{round(255 * min(max(v, 0.0), 1.0)):02x}" for v in rgb)
 
@@ -56,7 +56,7 @@ def _tuned(
 # ---------------------------------------------------------------------------------------------------------------------- styles
 @dataclass(frozen=True)
 class Look:
-    """How a style paints: colour maps for things and for the place, the outline, its width, and the finish in numpy."""
+    """How a style paints: color maps for things and for the place, the outline, its width, and the finish in numpy."""
 
     fill: Callable[[str], str]
     back: Callable[[str], str]

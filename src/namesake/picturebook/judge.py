@@ -1,6 +1,6 @@
 """The judge: a small network that reads drawings. It measures and does nothing else.
 
-It reads from a picture what was drawn (category, colours, pattern, place, style, ...) and says how alike two things
+It reads from a picture what was drawn (category, colors, pattern, place, style, ...) and says how alike two things
 are. It is trained on drawings alone, never on a model's pictures; no model and no method trains on it or looks
 through it.
 
@@ -106,7 +106,7 @@ def labels(truth: Truth, world: World = FULL_WORLD) -> dict[str, int]:
         world: whose categories and places are numbered.
 
     Returns:
-        For each of `heads(world)` the number of its class, or `IGNORE` where the picture does not show it: colours in
+        For each of `heads(world)` the number of its class, or `IGNORE` where the picture does not show it: colors in
         a blueprint; a pattern whose tile is below three pixels; a hat under a second thing; turn, size, side and
         mirror beside a second thing; the mirroring of symmetric figures; all about a thing that is hidden.
     """
@@ -153,7 +153,7 @@ def agreement(
     """Whether a reading says what was wanted, picture by picture.
 
     Two things beside each other may stand either way round; the order in which more categories agree counts, and what
-    is said about the first thing alone (colours, pattern) is left out where the other order was drawn.
+    is said about the first thing alone (colors, pattern) is left out where the other order was drawn.
 
     Args:
         reading: log-probabilities, from `Judge.judge`.
@@ -180,8 +180,8 @@ def agreement(
 def twin(made: Concept, rng: np.random.Generator) -> Concept:
     """Another concept of which the same words are true.
 
-    It has the category, the names of the three colours, the pattern's kind and the names of its colour and of the
-    first patch's colour, and one emblem or several patches as `made` has; hues, patches, proportions, scale and turn
+    It has the category, the names of the three colors, the pattern's kind and the names of its color and of the
+    first patch's color, and one emblem or several patches as `made` has; hues, patches, proportions, scale and turn
     of the pattern are drawn afresh.
     """
     while True:  # one emblem or several: a coin, so two tries on average
@@ -281,7 +281,9 @@ class JudgeData:
     def __init__(self, folder: Path, world: World = FULL_WORLD) -> None:
         shards = sorted(folder.glob("numbers-*.npy"))
         if not shards:
-            raise Refusal(f"There are no drawings for the judge in {folder}; draw them first with draw_judge_data.")
+            raise Refusal(
+                f"There are no drawings for the judge in {folder}; draw them first (namesake picturebook train --stage judge)."
+            )
         self._pictures = [
             np.load(shard.with_name(shard.name.replace("numbers", "pictures")), mmap_mode="r") for shard in shards
         ]
@@ -300,7 +302,7 @@ class JudgeData:
         """Sixteen categories, two records of each.
 
         Eight and four left fewer labels that differ: from one checkpoint and 100 steps on (one run each, AdamW's rate
-        lowered too), the losses of category, colour and pattern were 2.44, 1.51, 1.55 then and 2.39, 1.42, 1.48 now.
+        lowered too), the losses of category, color and pattern were 2.44, 1.51, 1.55 then and 2.39, 1.42, 1.48 now.
 
         Returns:
             Pictures uint8 `[128, 64, 64, 3]`, labels `[128, heads]`, boxes `[128, 4]` and objects `[128]`: numbers
@@ -355,7 +357,7 @@ class _Network(nn.Module):
         self.middle = nn.Sequential(*body[: ends[1]])
         self.fine = nn.Sequential(*body[ends[1] : ends[2]])
         self.coarse = nn.Sequential(*body[ends[2] :])
-        # A thing fills a tenth of many a picture, and a mean over all places drowns its pattern and colours (with means
+        # A thing fills a tenth of many a picture, and a mean over all places drowns its pattern and colors (with means
         # and maxima alone pattern stayed at chance). So a few learned looks say where to read.
         self.context = nn.Conv2d(widths[-1], widths[-2], 1)
         self.looks = nn.Conv2d(widths[-2], looks, 1)
@@ -612,7 +614,9 @@ class Judge:
         from safetensors import SafetensorError, safe_open
 
         if not Path(path).is_file():
-            raise Refusal(f"There is no judge at {path}; train one with train_judge, or give the path of another.")
+            raise Refusal(
+                f"There is no judge at {path}; train one (namesake picturebook train --stage judge), or name another."
+            )
         try:
             with safe_open(path, "pt") as file:
                 told = json.loads((file.metadata() or {})["world"])
@@ -622,7 +626,9 @@ class Judge:
             counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
             network.load_state_dict({**{name: value.float() for name, value in weights.items()}, **counters})
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise Refusal(f"{path} is not a judge of this version; train one with train_judge.") from error
+            raise Refusal(
+                f"{path} is not a judge of this version; train one (namesake picturebook train --stage judge)."
+            ) from error
         return cls(network, world)
 
     def sketch(self) -> Float[Tensor, 256]:
@@ -708,7 +714,7 @@ def measure_judge(
         groups: categories.
 
     Returns:
-        `heads`: accuracy of each head; `by style`: accuracy of category, colours and pattern in each style;
+        `heads`: accuracy of each head; `by style`: accuracy of category, colors and pattern in each style;
         `identity`: share of queries whose concept is nearest (rank 1); `identity of one plain drawing`: the same,
         where the prototype is one drawing in the studio, plain, upright; `twins`: share of the twins' drawings that
         are taken for the concept; `twins accepted`: the same, where to be taken the cosine must also be one that 95 %

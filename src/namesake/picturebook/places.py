@@ -14,7 +14,7 @@ Rng = np.random.Generator
 
 
 def hsv(hue: float, saturation: float, value: float) -> str:
-    """A colour as `#rrggbb`: hue in degrees, the others in 0..1."""
+    """A color as `#rrggbb`: hue in degrees, the others in 0..1."""
     rgb = colorsys.hsv_to_rgb((hue / 360) % 1.0, min(max(saturation, 0), 1), min(max(value, 0), 1))
     return "#" + "".join(f"{round(255 * v):02x}" for v in rgb)
 

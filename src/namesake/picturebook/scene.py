@@ -55,7 +55,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Worn:
-    """Something worn or held and its colour."""
+    """Something worn or held and its color."""
 
     name: str
     color: Color

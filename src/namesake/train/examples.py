@@ -52,10 +52,15 @@ def encoded(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Ten
     return torch.cat([backbone.encode(part) for part in pictures.split(some)])
 
 
+def alone(pictures: UInt8[Tensor, "B H W 3"], masks: Bool[Tensor, "B H W"] | None) -> UInt8[Tensor, "B H W 3"]:
+    """What masks show of pictures, for what looks at the thing and would take its surroundings for it."""
+    return pictures if masks is None else pictures.masked_fill(~masks[..., None].to(pictures.device), BLANK)
+
+
 def class_of(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> tuple[str, float | None]:
     """What pictures show, as a real word, and its similarity by the image encoder; ("object", None) without one.
 
-    Only words that can name a thing are looked at: no colours, places, styles and the like.
+    Only words that can name a thing are looked at: no colors, places, styles and the like.
     """
     found = backbone.nearest_words(pictures, len(NO_THINGS) + 1)
     return next(((word, near) for word, near in found or () if word not in NO_THINGS), (DEFAULT_CLASS, None))
@@ -134,9 +139,7 @@ def looks(
     known = [word for word in COLORS if not backbone.unknown_words(word)]
     if set(thing.lower().split()) & {*COLORS, *SHADES} or not known:
         return thing
-    if masks is not None:
-        pictures = pictures.masked_fill(~masks[..., None].to(pictures.device), BLANK)
-    similarity = backbone.similarity(pictures, [COLORED.format(word) for word in known])
+    similarity = backbone.similarity(alone(pictures, masks), [COLORED.format(word) for word in known])
     return thing if similarity is None else f"{known[int(similarity.argmax())]} {thing}"
 
 

@@ -11,6 +11,7 @@ contrastive loss: its negatives are the other pictures of a part, over all proce
 import io
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -252,6 +253,7 @@ class Stream:
             _Parts(self.pictures, parts),
             batch_size=None,
             num_workers=self.workers,
+            worker_init_fn=_deaf,
             pin_memory=self.backbone.device.type == "cuda",
         )
         for read in loader:
@@ -262,6 +264,11 @@ class Stream:
             with half(self.backbone.device.type):
                 latents = encoded(self.backbone, pixels)
             yield Batch(latents, [], pictures=pixels, origin=origin)
+
+
+def _deaf(worker: int) -> None:
+    """Ctrl-C reaches the process that reads on, which ends after its step; a worker that it ended would take that away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Parts(torch.utils.data.Dataset):
@@ -313,6 +320,7 @@ def launched(tracker: str | None = None, folder: Path | None = None, cpu: bool =
     try:
         accelerator = Accelerator(
             cpu=cpu or not here,
+            dynamo_backend="no",  # nor that: compiled gradients were wrong in silence (LOG.md)
             mixed_precision="no",  # `half` says where; what an accelerate config says would reach the encoder too
             log_with=tracker,
             project_dir=folder,
@@ -324,7 +332,13 @@ def launched(tracker: str | None = None, folder: Path | None = None, cpu: bool =
         if tracker and not accelerator.log_with:
             raise ImportError("its package is not here")  # accelerate only warns
     except (ValueError, ImportError) as error:
-        raise Refusal(f"The tracker '{tracker}' cannot be used ({error}); install it, or name another.") from None
+        if tracker:
+            raise Refusal(f"The tracker '{tracker}' cannot be used ({error}); install it, or name another.") from None
+        raise Refusal(f"accelerate cannot start ({error}); see its configuration (accelerate env).") from None
+    if (kind := str(accelerator.distributed_type.value)) in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        raise Refusal(
+            f"accelerate is configured for {kind}, which splits models; an encoder is small: use plain processes."
+        )
     return accelerator
 
 
@@ -579,6 +593,8 @@ def _save(folder: Path, state: Mapping[str, Any]) -> None:
     for old in folder.glob("checkpoint-*.pt"):
         if old.name < place.name:
             old.unlink(missing_ok=True)
+    for cut in folder.glob(".checkpoint-*.part"):  # by a kill while it was written
+        cut.unlink(missing_ok=True)
 
 
 def begun(folder: Path, resume: bool) -> Path | None:
@@ -587,6 +603,15 @@ def begun(folder: Path, resume: bool) -> Path | None:
     if found and not resume:
         raise Refusal(f'The folder "{folder}" holds a run already; go on with it (--resume), or name another folder.')
     return found[-1] if found else None
+
+
+def rate_of(checkpoint: Path) -> float | None:
+    """The rate that a run went on at, which may be another than its recipe's; None where the file cannot be read."""
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return float(json.loads(state["settings"])["rate"])
+    except Exception:  # what is no checkpoint raises what it likes, and is refused when it is restored
+        return None
 
 
 def _restored(
@@ -617,5 +642,6 @@ def _restored(
     return int(state["step"]), int(state["skipped"]), state.get("curve", [0.0] * 4)  # older ones have no sums
 
 
-# What may differ between a run and its going on; the rate, since a run that diverged would do so again at its own.
-FREE = ("rate", "save_every", "preview_every", "log_every", "checkpointing")
+# What may differ between a run and its going on: the rate, since a run that diverged would do so again at its own; where
+# the data lies, whose numbers of pictures must be the same.
+FREE = ("rate", "data", "save_every", "preview_every", "log_every", "checkpointing")

@@ -25,7 +25,7 @@ GLASS, LAMP, FLAME, WOOD = "#cfeaf5", "#ffe07a", "#ff8a2a", "#8a5a34"
 
 
 def _wheel(x: float, y: float, radius: float, hub: str) -> tuple[Part, ...]:
-    """A dark tyre with a coloured hub and a bolt."""
+    """A dark tyre with a colored hub and a bolt."""
     return (
         Part(ellipse(x, y, radius), DARK),
         Part(ellipse(x, y, radius * 0.62), hub, 1.2),

@@ -45,7 +45,7 @@ def both(cx: float, start: Point, *steps: tuple[Point, ...]) -> str:
 
 
 def band(d: str, width: float, ink: str) -> tuple[Part, Part]:
-    """An open path as a coloured strap with a dark outline on both sides."""
+    """An open path as a colored strap with a dark outline on both sides."""
     return Part(d, "none", width + 3.6), Part(d, "none", width, ink)
 
 

@@ -1,4 +1,4 @@
-"""What a figure is: the outline of one category, in parts that the world colours.
+"""What a figure is: the outline of one category, in parts that the world colors.
 
 A figure is drawn in a frame of 100 x 100 units, x to the right and y down. It stands on y = 96 and fills the frame:
 its height or its width (the larger) is about 88 units. It faces the viewer or looks to the right.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 MAIN, SECOND, THIRD = "main", "second", "third"
-"""The three separately coloured roles of a concept; any other fill is a fixed colour (`#rrggbb`) or `none`."""
+"""The three separately colored roles of a concept; any other fill is a fixed color (`#rrggbb`) or `none`."""
 
 DARK, LIGHT = "#2b2b33", "#fbf7ee"
 """Eyes, wheels, holes; glints, teeth, paper."""
@@ -24,8 +24,8 @@ class Part:
         d: SVG path data in figure units (`ellipse`, `rounded` and `polygon` below write it).
         fill: `MAIN`, `SECOND`, `THIRD`, `#rrggbb` or `none`. The pattern and the patches lie on every `MAIN` part.
         line: width of the outline in figure units; 0 for none. Outlines survive 64 pixels from 2.0 upwards.
-        ink: colour of the outline: "" is the ordinary dark outline of the style; a role or `#rrggbb` paints a stroke (a tail,
-            a string, a mouth) in that colour.
+        ink: color of the outline: "" is the ordinary dark outline of the style; a role or `#rrggbb` paints a stroke (a tail,
+            a string, a mouth) in that color.
     """
 
     d: str
