@@ -532,8 +532,14 @@ def _backbone(model: "str | Path | Backbone", clock: _Clock, report: Report) -> 
     report.say(f"loading {model}")
     with clock("loading"):
         from namesake.backbone import Backbone
+        from namesake.backbone.load import arriving, bytes_to_fetch
 
-        return Backbone.load(model)
+        total = bytes_to_fetch(model)
+        if not total:
+            return Backbone.load(model)
+        report.say(f"fetching {total / 1e9:.1f} GB from the hub, once")
+        with report.bar("fetching, MB") as progress, arriving(str(model), total, progress):
+            return Backbone.load(model)
 
 
 @dataclass(frozen=True)

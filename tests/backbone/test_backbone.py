@@ -2,6 +2,7 @@ import copy
 import json
 import shutil
 import struct
+import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,66 @@ def test_a_folder_with_nothing_but_the_half_precision_files_loads(tmp_path: Path
         weights = getattr(wanted.pipeline, part).state_dict()
         ours = getattr(found.pipeline, part).state_dict()
         assert all(torch.equal(weight, weights[name]) for name, weight in ours.items())
+
+
+def test_what_a_hub_id_has_yet_to_fetch_is_known_and_told_as_it_comes(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    folder = tmp_path / "models--me--model"
+    snapshot = folder / "snapshots" / "abc"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "blobs").mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    kinds = {
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "scheduler": "DDIMScheduler",
+        "tokenizer": "CLIPTokenizer",
+    }
+    index = {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None]}
+    index |= {name: ["diffusers", kind] for name, kind in kinds.items()}
+    name = "diffusion_pytorch_model"
+    sizes = {f"unet/{name}.safetensors": 3, f"unet/{name}.fp16.safetensors": 2, f"vae/{name}.safetensors": 1}
+    sizes |= {f"vae_1_0/{name}.safetensors": 1, "v1-5-pruned.safetensors": 9, "unet/config.json": 1}
+    siblings = [SimpleNamespace(rfilename=name, size=size * 10**6) for name, size in sizes.items()]
+    asked = []
+
+    class Hub:
+        def model_info(self, name, files_metadata):
+            asked.append(name)
+            return SimpleNamespace(siblings=siblings)
+
+    def fetch(name, file):
+        snapshot.mkdir(parents=True)
+        (snapshot / file).write_text(json.dumps(index))
+        return str(snapshot / file)
+
+    def cached(name, file):
+        return str(snapshot / file) if (snapshot / file).exists() else None
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    assert loading.bytes_to_fetch("me/model") == 4 * 10**6
+    for part in ("unet", "vae"):
+        (snapshot / part).mkdir()
+        (snapshot / part / "diffusion_pytorch_model.safetensors").touch()
+        assert loading.bytes_to_fetch("me/model") == (10**6 if part == "unet" else 0)
+    assert asked == ["me/model"] * 2  # not once all is there
+    assert loading.bytes_to_fetch("picturebook") == loading.bytes_to_fetch(tmp_path) == 0
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: 1 / 0)  # no answer
+    assert loading.bytes_to_fetch("me/other") == 0
+    told = []
+    (folder / "blobs" / "before").write_bytes(bytes(10**6))
+    with loading.arriving("me/model", 4 * 10**6, lambda *some: told.append(some)):
+        (folder / "blobs" / "it.incomplete").write_bytes(bytes(2 * 10**6))
+        for _ in range(200):
+            if told:
+                break
+            time.sleep(0.05)
+    assert told[0] == (2, 4)
 
 
 def test_a_hub_id_loads_from_the_cache_while_offline(sd15: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,10 +1,12 @@
 """From a name, a folder, a hub id or a checkpoint file to a diffusers pipeline on a device; nothing is unpickled."""
 
+import json
 import os
 import re
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ _VELOCITY, _ZERO_SNR = "v_pred", "ztsnr"
 # A key that only a checkpoint of SDXL in its authors' own layout has: the second text encoder's first weight.
 _SDXL_KEY = "conditioner.embedders.1.model.token_embedding.weight"
 _UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
+_WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @contextmanager
@@ -103,12 +107,70 @@ def open_pipeline(
             raise Refusal(f"The folder '{path}' has no model_index.json; a diffusers folder is wanted.")
         name = PICTUREBOOK if str(model) == PICTUREBOOK else path.resolve().name
         return _from_pretrained(path, dtype), name, path
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(model)):
+    if not _HUB_ID.fullmatch(str(model)):
         raise Refusal(
             f"There is no model '{model}'; 'picturebook', a diffusers folder, a hub id such as owner/name, or one "
             ".safetensors checkpoint is wanted."
         )
     return _from_pretrained(str(model), dtype), str(model), None
+
+
+def bytes_to_fetch(model: str | Path) -> int:
+    """Bytes of the weights of a hub id that are not on this machine yet, as the hub tells them; 0 for all other models, and
+    where it does not answer."""
+    if _at_home(Path(model)).exists() or not _HUB_ID.fullmatch(str(model)):
+        return 0
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+    def here(name: str) -> str | None:
+        found = try_to_load_from_cache(str(model), name)
+        return found if isinstance(found, str) else None
+
+    try:
+        index = Path(here("model_index.json") or hf_hub_download(str(model), "model_index.json"))
+        kinds = {name: kind[1] for name, kind in json.loads(index.read_text()).items() if isinstance(kind, list)}
+        parts = [name for name, kind in kinds.items() if kind and not kind.endswith(_WEIGHTLESS)]
+        if all(any((index.parent / name).glob("*.safetensors")) for name in parts):
+            return 0  # without asking the hub
+        files = HfApi().model_info(str(model), files_metadata=True).siblings or []
+    except Exception:  # what is wrong is told when it is loaded
+        return 0
+    # Of variants (fp16, non_ema) diffusers takes those without a name first.
+    wanted = re.compile(rf"({'|'.join(map(re.escape, parts))})/[^/.]+\.safetensors")
+    return sum(one.size or 0 for one in files if wanted.fullmatch(one.rfilename) and here(one.rfilename) is None)
+
+
+@contextmanager
+def arriving(model: str, total: int, progress: Callable[[int, int], object] | None) -> Iterator[None]:
+    """While a hub id is loaded, tells how much of it has come into the cache: (MB, MB in all)."""
+    if progress is None:
+        yield
+        return
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / "blobs"
+
+    def size() -> int:
+        found = 0
+        for file in folder.glob("*"):
+            with suppress(OSError):  # renamed meanwhile
+                found += file.stat().st_size
+        return found
+
+    before, ended = size(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            progress(min(size() - before, total) // 10**6, total // 10**6)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _from_pretrained(source: str | Path, dtype: torch.dtype) -> Any:
