@@ -11,6 +11,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -266,13 +267,30 @@ def in_order(
         waiting: deque[Future[Any]] = deque()
         try:
             for job in jobs:
-                waiting.append(pool.submit(function, job))
+                with deaf_children():
+                    waiting.append(pool.submit(function, job))
                 if len(waiting) == 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are started meanwhile do not hear Ctrl-C from their first moment on; this one hears it afterwards.
+
+    Blocked and not ignored: an ignored one would be lost.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _deaf() -> None:

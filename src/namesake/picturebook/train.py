@@ -44,7 +44,7 @@ from namesake.machine import cores, half
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
 from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept
-from namesake.picturebook.dataset import SHARD, Drawings, draw_ahead, read_ahead
+from namesake.picturebook.dataset import SHARD, Drawings, deaf_children, draw_ahead, read_ahead
 from namesake.picturebook.figures import BY_NAME
 from namesake.picturebook.optim import MuonAndAdamW
 from namesake.picturebook.scene import FULL_WORLD, RELATIONS, SMALL_WORLD, STYLES, WORN, Scene, World
@@ -1142,8 +1142,9 @@ def together(processes: int, function: Callable[..., object], *given: Any) -> No
         for rank in range(processes)
     ]
     try:
-        for worker in workers:
-            worker.start()
+        with deaf_children():  # Ctrl-C reaches this process, which ends them
+            for worker in workers:
+                worker.start()
         waiting = {worker.sentinel: worker for worker in workers}
         while waiting:
             for ended in connection.wait(list(waiting)):
@@ -1168,7 +1169,7 @@ def together(processes: int, function: Callable[..., object], *given: Any) -> No
 def _one_of(
     rank: int, processes: int, port: int, told: Any, function: Callable[..., object], given: tuple[Any, ...]
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the one that started this, which ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     warnings.simplefilter("ignore")
     begun_by = parent_process()
     assert begun_by is not None
