@@ -70,7 +70,6 @@ PICTUREBOOK: dict[str, dict[str, Any]] = {
         "steps": 50,
         "layers": True,
         "blend": 1.0,
-        "sides": True,
         "word_rate": 2e-2,
         "offset_rate": 1e-2,
     },
