@@ -247,8 +247,9 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
     assert below == [scene.format("<my-cat>") for scene in recipes.DEMO_PROMPTS]
     assert (base, edit.placeholders) == (None, ("<my-cat>",))
     assert [one.seed for one in first] == [one.seed for one in second]
-    kept = {key: value for key, value in second[0].settings.items() if key != "concepts"}
-    assert (first[0].settings, [word["words"] for word in second[0].settings["concepts"]]) == (kept, [["<my-cat>"]])
+    plain, new = first[0].settings, second[0].settings
+    assert plain | {"prompt": below[0], "concepts": new["concepts"]} == new
+    assert [word["words"] for word in new["concepts"]] == [["<my-cat>"]]
     assert np.array_equal(laid[0][0], np.asarray(Image.open(example)))
     assert laid[1][0] is None
     for row, made in zip(laid, (first, second), strict=True):
