@@ -1,6 +1,7 @@
 """Fixtures that every room shares; shapes in signatures are checked while tests run."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread are faster than one of two
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job: its children would ignore Ctrl-C too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(Path(__file__).parent))
 jaxtyping.install_import_hook("namesake", "shapes.checked")  # before the first import of namesake
 

@@ -279,7 +279,8 @@ def in_order(
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes that are started meanwhile do not hear Ctrl-C from their first moment on; this one hears it afterwards.
+    """Processes that are started meanwhile do not hear Ctrl-C from their first moment on; this one does, afterwards where it
+    has a single thread.
 
     Blocked and not ignored: an ignored one would be lost.
     """
