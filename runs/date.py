@@ -573,12 +573,14 @@ def main(
 
 
 def pictured(bench: Bench, made: Sequence[Concept], split: str, path: Path) -> None:
-    """Claims 1 and 2 as pictures: the first two concepts of each group, each at the next prompt of its own."""
+    """Claims 1 to 4 as pictures: the first two concepts of each group, each at the next prompt of its own."""
     kinds: dict[str, list[Concept]] = {}
     for one in made:
         kinds.setdefault(claims.group_of(one.category), []).append(one)
     arms = [Taught("cold start", 0), Taught("cold start", claims.TUNED)]
     arms += [Taught("encoder", steps) for steps in (0, claims.TUNED, claims.STEPS[-1])]
+    arms += [Taught("encoder", claims.TUNED, claims.PAPERS)]
+    arms += [Taught(what, claims.TUNED) for what in ("full", "no-hypernetwork") if bench.trained(what)]
     rows: list[list[Any]] = []
     told = []
     for number, one in enumerate(one for some in kinds.values() for one in some[:2]):
