@@ -52,6 +52,7 @@ def main(
     from namesake.recipes import COLD_START, method_of
     from namesake.train.tune import Method, personalize
 
+    share = part_of(part)
     if docs is not None:
         check_page(docs)
 
@@ -84,10 +85,10 @@ def main(
             split=split,
             seeds=seeds,
             settings={name: asdict(one) for name, one in settings.items()},
-            part=part_of(part),
+            part=share,
             progress=lambda done, total: progress.update(bar, completed=done),
         )
-    if not part.endswith("/1"):  # a last one without parts finds all of it done
+    if share[1] > 1:  # a last one without parts finds all of it done
         return
     (out / "summary.json").write_text(json.dumps(summary(results), indent=1) + "\n")
     told = f"{len(results)} {split} concepts x 8 prompts x {seeds} seeds\n\n{table(results)}\n\n{by_kind(results)}"

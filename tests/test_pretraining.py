@@ -201,6 +201,11 @@ def test_a_data_set_becomes_shards(tmp_path):
     assert recipes.shards(f"folder:{tmp_path}", tmp_path / "out", size=32) == 3  # all there
     with pytest.raises(Refusal, match="shards of other pictures"):
         recipes.shards(f"folder:{tmp_path}", tmp_path / "out", size=16)
+    (tmp_path / "others").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30)).save(tmp_path / "others" / f"{number}.png")
+    with pytest.raises(Refusal, match="shards of other pictures"):
+        recipes.shards(f"folder:{tmp_path / 'others'}", tmp_path / "out", size=32)
     for data in (f"shards:{tmp_path / 'out'}", f"folder:{tmp_path}@2"):
         with pytest.raises(Refusal, match="is to become shards"):
             recipes.shards(data, tmp_path / "other")

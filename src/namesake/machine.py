@@ -1,6 +1,7 @@
 """What the machine has, and how to compute on it."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,11 @@ def half(kind: str) -> Iterator[None]:
 def cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def deaf(*_: object) -> None:
+    """What a process that works for another calls first: Ctrl-C reaches that one too, which ends it in its own time."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def peak_memory() -> int:

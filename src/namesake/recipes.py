@@ -624,7 +624,7 @@ def _teach(
     from namesake.edits import check_word
     from namesake.methods import date
     from namesake.train import tune
-    from namesake.train.examples import ENCODED, alone, class_of
+    from namesake.train.examples import ENCODED, class_of
 
     looks = [_pixels(backbone, one.seen) for one in asked]
     limit = OWN_WORLD.get(backbone.kind)
@@ -671,7 +671,7 @@ def _teach(
     for one, (pixels, masks) in zip(asked, looks, strict=True):
         class_word = one.class_word
         if class_word is None and not method.of_style:
-            class_word, near = class_of(backbone, alone(pixels, masks))
+            class_word, near = class_of(backbone, pixels, masks)
             blind = f"this model cannot see pictures without {CLIP} (hf download {CLIP})"
             reason = "it looks most like that" if near is not None else blind
             report.warn(_taken_for(class_word, reason))

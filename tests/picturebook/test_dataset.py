@@ -136,18 +136,12 @@ def test_ctrl_c_ends_drawing_at_once_and_the_workers_say_nothing(tmp_path):
             print(done, flush=True)
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    run = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", code], text=True, start_new_session=True, **pipes
-    )
+    run = subprocess.Popen([sys.executable, "-c", code], text=True, start_new_session=True, **pipes)
     assert run.stdout is not None
     while run.stdout.readline().strip() != "100":
         assert run.poll() is None
     os.killpg(run.pid, signal.SIGINT)  # as a terminal sends it: to all of them
-    try:
-        _, said = run.communicate(timeout=120)  # a million drawings take an hour
-    except subprocess.TimeoutExpired:  # seen twice, on busy machines: where does it stand?
-        os.killpg(run.pid, signal.SIGABRT)
-        pytest.fail(run.communicate()[1])
+    _, said = run.communicate(timeout=60)  # a million drawings take an hour
     assert run.returncode != 0
     assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1, said
     assert not list(tmp_path.iterdir())

@@ -448,7 +448,7 @@ class DateEncoder(EditModule):
             if any_base or same_base(eyes, encoder.features.sketch()):
                 return encoder
         raise Refusal(
-            f"The encoder {path} was made for {printable(str(note.get('base') or 'another model'))}, and the weights of "
+            f"The encoder {path} was made for {printable(note.get('base') or 'another model')}, and the weights of "
             f"{backbone.name}, of its autoencoder or of its image encoder differ; load that model, or start cold "
             "(--encoder none)."
         )

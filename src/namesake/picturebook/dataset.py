@@ -21,7 +21,7 @@ import numpy as np
 
 from namesake.data.sources import framed
 from namesake.files import write, write_array
-from namesake.machine import cores
+from namesake.machine import cores, deaf
 from namesake.picturebook.captions import Caption, caption
 from namesake.picturebook.concept import CHARACTERS, SPLITS, Concept, any_concept, sample_color
 from namesake.picturebook.draw import Drawing, draw
@@ -263,7 +263,7 @@ def in_order(
     it would wait for all that were ever submitted.
     """
     workers = workers or cores()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_deaf) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=deaf) as pool:
         waiting: deque[Future[Any]] = deque()
         try:
             for job in jobs:
@@ -292,10 +292,6 @@ def deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _deaf() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def read_ahead(folder: Path) -> tuple[np.ndarray, list[str]]:

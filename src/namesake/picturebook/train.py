@@ -18,7 +18,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import socket
 import sys
 import threading
@@ -40,7 +39,7 @@ from namesake.backbone.features import readings
 from namesake.data.prompts import COLORED
 from namesake.errors import Refusal, check_name
 from namesake.files import cut_lines, folder_for, write, write_array, write_state
-from namesake.machine import cores, half
+from namesake.machine import cores, deaf, half
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
 from namesake.picturebook.concept import CHARACTERS, COLORS, PATTERNS, Concept
@@ -1169,7 +1168,7 @@ def together(processes: int, function: Callable[..., object], *given: Any) -> No
 def _one_of(
     rank: int, processes: int, port: int, told: Any, function: Callable[..., object], given: tuple[Any, ...]
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
+    deaf()  # where it could not be blocked
     warnings.simplefilter("ignore")
     begun_by = parent_process()
     assert begun_by is not None

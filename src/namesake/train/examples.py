@@ -57,12 +57,15 @@ def alone(pictures: UInt8[Tensor, "B H W 3"], masks: Bool[Tensor, "B H W"] | Non
     return pictures if masks is None else pictures.masked_fill(~masks[..., None].to(pictures.device), BLANK)
 
 
-def class_of(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> tuple[str, float | None]:
-    """What pictures show, as a real word, and its similarity by the image encoder; ("object", None) without one.
+def class_of(
+    backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"], masks: Bool[Tensor, "B H W"] | None = None
+) -> tuple[str, float | None]:
+    """What pictures show, as a real word, and its similarity by the image encoder; ("object", None) without one. Outside
+    masks it looks at nothing.
 
     Only words that can name a thing are looked at: no colors, places, styles and the like.
     """
-    found = backbone.nearest_words(pictures, len(NO_THINGS) + 1)
+    found = backbone.nearest_words(alone(pictures, masks), len(NO_THINGS) + 1)
     return next(((word, near) for word, near in found or () if word not in NO_THINGS), (DEFAULT_CLASS, None))
 
 

@@ -11,7 +11,6 @@ contrastive loss: its negatives are the other pictures of a part, over all proce
 import io
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ from namesake.backbone.features import Features
 from namesake.edits import Edit, Layout, Mount, mount
 from namesake.errors import Refusal
 from namesake.files import cut_lines, write, write_state
-from namesake.machine import half, peak_memory, plain_attention
+from namesake.machine import deaf, half, peak_memory, plain_attention
 from namesake.train.examples import encoded
 from namesake.train.fit import Batch, EditModule, dice, loss_of, patient, stratified, timesteps
 
@@ -253,7 +252,7 @@ class Stream:
             _Parts(self.pictures, parts),
             batch_size=None,
             num_workers=self.workers,
-            worker_init_fn=_deaf,
+            worker_init_fn=deaf,
             pin_memory=self.backbone.device.type == "cuda",
         )
         for read in loader:
@@ -264,11 +263,6 @@ class Stream:
             with half(self.backbone.device.type):
                 latents = encoded(self.backbone, pixels)
             yield Batch(latents, [], pictures=pixels, origin=origin)
-
-
-def _deaf(worker: int) -> None:
-    """Ctrl-C reaches the process that reads on, which ends after its step; a worker that it ended would take that away."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Parts(torch.utils.data.Dataset):

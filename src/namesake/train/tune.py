@@ -21,7 +21,7 @@ from namesake.data.prompts import COARSE_STYLE, TEMPLATES
 from namesake.edits import Edit, LowRankEdit, Part, SecondPath, Site, TokenEdit, about, layer_sites, text_sites
 from namesake.edits.base import embedding, layer_at, text_rooms
 from namesake.errors import Refusal
-from namesake.train.examples import Examples, Mixture, alone, check_shown, class_of, describe, looks
+from namesake.train.examples import Examples, Mixture, check_shown, class_of, describe, looks
 from namesake.train.fit import (
     Batch,
     Moment,
@@ -313,7 +313,7 @@ class Shown:
             )
         if self.class_word is not None:
             return self
-        class_word, near = class_of(backbone, alone(pictures, masks))
+        class_word, near = class_of(backbone, pictures, masks)
         if near is None:
             warnings.warn(
                 f"The model cannot see pictures without {CLIP} (hf download {CLIP}), so this one is taken for "
