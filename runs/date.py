@@ -93,10 +93,6 @@ TIMED = 4  # concepts whose seconds are compared with LoRA's
 WAYS = {"given": False, "read": True}  # where the class word comes from
 
 
-class Untrained(Refusal):
-    """An ablation's encoder that is not there."""
-
-
 @dataclass
 class Bench:
     """What all measurements share. chosen: LoRA's rate and best number of steps. samples: that an ablation's encoder sees.
@@ -127,20 +123,20 @@ class Bench:
             if self.tested is None:
                 raise Refusal("No encoder was named to test; give its file with --encoder.")
             return self.tested
-        path = self.out / "encoders" / f"{what}.safetensors"
-        if what == "full" and not path.is_file():
-            path = shipped_encoder("picturebook")
-        if not path.is_file():
-            raise Untrained(f"The encoder '{what}' was not trained yet; do so with --train {what}.")
-        return _same(path, trained_as(what, self.world, self.samples))
+        path = self.place(what)
+        if path is None:
+            raise Refusal(f"The encoder '{what}' was not trained yet; do so with --train {what}.")
+        return path
 
-    def trained(self, what: str) -> bool:
-        """Whether an ablation's encoder is there; Refusal where it is, and of another make."""
-        try:
-            self.path(what)
-        except Untrained:
-            return False
-        return True
+    def place(self, what: str) -> Path | None:
+        """Where an ablation's encoder is, if it was trained; Refusal where it was otherwise than is asked for now. The
+        shipped encoder of the paper's form is the full one, where it was trained as this one would be."""
+        told = trained_as(what, self.world, self.samples)
+        path = self.out / "encoders" / f"{what}.safetensors"
+        if path.is_file():
+            return _same(path, told)
+        shipped = shipped_encoder("picturebook")
+        return shipped if what == "full" and not _different(shipped, told) else None
 
     def encoder(self, what: str) -> DateEncoder:
         if what not in self._encoders:
@@ -364,10 +360,15 @@ def train(name: str, backbone: Backbone, world: World, out: Path, samples: int =
     return path
 
 
+def _different(path: Path, told: Mapping[str, Any]) -> list[str]:
+    """What is told otherwise in the file of an ablation's encoder, by its names."""
+    trained = date.read_note(path)["trained"]
+    return [name for name in {**trained, **told} if trained.get(name) != told.get(name)]
+
+
 def _same(path: Path, told: Mapping[str, Any]) -> Path:
     """The file of an ablation's encoder; Refusal where it was trained otherwise than is `told`."""
-    trained = date.read_note(path)["trained"]
-    different = [name for name in {**trained, **told} if trained.get(name) != told.get(name)]
+    different = _different(path, told)
     if different:
         raise Refusal(
             f"{path} was trained with another {different[0]} than is asked for now; move it away and train anew."
@@ -539,7 +540,7 @@ def main(
             raise Refusal(f'LoRA\'s settings in "{choice}" were chosen with other models; choose anew with --choose.')
         lacking = bench.lacking(split, own, arms)
         needs = {one.what for one in lacking if one is not None} & set(ENCODERS)
-        missing = sorted(name for name in needs if not bench.trained(name))
+        missing = sorted(name for name in needs if bench.place(name) is None)
         if cost_only:
             print(cost(bench, lacking, made[0], split, missing))
             return
@@ -580,7 +581,7 @@ def pictured(bench: Bench, made: Sequence[Concept], split: str, path: Path) -> N
     arms = [Taught("cold start", 0), Taught("cold start", claims.TUNED)]
     arms += [Taught("encoder", steps) for steps in (0, claims.TUNED, claims.STEPS[-1])]
     arms += [Taught("encoder", claims.TUNED, claims.PAPERS)]
-    arms += [Taught(what, claims.TUNED) for what in ("full", "no-hypernetwork") if bench.trained(what)]
+    arms += [Taught(what, claims.TUNED) for what in ("full", "no-hypernetwork") if bench.place(what) is not None]
     rows: list[list[Any]] = []
     told = []
     for number, one in enumerate(one for some in kinds.values() for one in some[:2]):

@@ -359,8 +359,7 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {one["claim"] for one in summary["claims"]} == {4, 7}
     # What was measured to choose LoRA's settings serves a look at the claims on the same concept; an encoder that was
-    # not trained is left out.
-    monkeypatch.setattr(run, "shipped_encoder", lambda recipe: tmp_path / "none")
+    # not trained is left out: the shipped one of the paper's form is of another make.
     main(encoder=tested, docs=page, keep=kept, claim="4,7", split="tuning")
     new = [json.loads(line) for line in kept.read_text().splitlines()[len(known.splitlines()) :]]
     counts = Counter(arm for line in new for one in line.values() for arm in one.get("arms", ()))
@@ -370,6 +369,15 @@ def test_from_training_over_the_choice_to_the_page(run, backbone, tmp_path, monk
     rows = [line for line in page.read_text().splitlines() if line.startswith("| 4 |")]
     assert len(rows) == 6
     assert all(row.endswith("| not measured | not measured |") for row in rows)
+    # Where it is of the same make it serves as the full one.
+    monkeypatch.setattr(run, "shipped_encoder", lambda recipe: tested)
+    world = run.world_of(tmp_path)
+    for samples, place in ((4, tested), (8, None)):
+        bench = run.Bench(backbone, judge, world, tmp_path / "out", tested, 1, 1, {}, Ledger(kept), samples)
+        assert bench.place("full") == place
+        assert bench.place("norm") is None
+    with pytest.raises(Refusal, match="'full' was not trained yet; do so with --train full"):
+        bench.path("full")
 
 
 def test_one_run_of_lora_serves_all_its_lengths(run, backbone, tmp_path):
