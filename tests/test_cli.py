@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 
 from namesake import cli, recipes
-from namesake.edits import Edit, LowRankEdit
+from namesake.backbone import Backbone
+from namesake.edits import Edit, LowRankEdit, TokenEdit
 from namesake.errors import Refusal
 from namesake.sheet import read_settings
 
@@ -208,6 +209,46 @@ def test_the_next_command_names_the_model_that_was_used(capsys, one_model, pictu
         assert capsys.readouterr().out.endswith(f" --concept one.safetensors{wanted}\n")
 
 
+def test_a_checkpoint_file_of_sd_2_does_not_tell_what_it_predicts(minis, monkeypatch):
+    told, load = [], Backbone.load
+    report = recipes.Report()
+    monkeypatch.setattr(report, "warn", told.append)
+    for kind, named, warned in (
+        ("sd21", "two.safetensors", True),
+        ("sd21", str(minis["sd21"]), False),
+        ("sd15", "one.safetensors", False),
+        ("sdxl", "large.safetensors", False),
+    ):
+        monkeypatch.setattr(Backbone, "load", lambda _, kind=kind: load(minis[kind]))
+        recipes._backbone(named, recipes._Clock(), report)
+        assert len(told) == warned, kind
+        assert all("taken to predict the velocity" in sentence for sentence in told)
+        told.clear()
+
+
+def test_what_is_empty_is_no_method_and_no_encoder(capsys, one_model, picture, backbone, tmp_path):
+    refused(capsys, "personalize", str(picture), "--method", "", words=("method", "cold-start"))
+    with pytest.raises(Refusal, match="encoder's name is empty"):
+        recipes.encoder_of(backbone, " ", recipes.Report())
+    with pytest.raises(Refusal, match=r"encoder.safetensors cannot be read"):  # a folder as the hub has it
+        recipes.encoder_of(backbone, str(tmp_path), recipes.Report())
+
+
+def test_ctrl_c_while_the_program_starts(monkeypatch):
+    from namesake import __main__
+
+    def interrupted(name, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "namesake.cli")
+        patch.setattr("builtins.__import__", interrupted)
+        status = __main__.main()
+    assert status == 130
+    monkeypatch.setattr(cli, "main", lambda: 5)
+    assert __main__.main() == 5
+
+
 def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch):
     teach = recipes._teach
     monkeypatch.setattr(recipes, "_teach", lambda *a, **k: teach(*a, **{**k, "steps": 1}))
@@ -220,6 +261,8 @@ def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch)
     capsys.readouterr()
     for prompt in ("a cat", "<a> and <b>"):
         refused(capsys, "generate", prompt, "--picture", str(picture), words=("angle brackets",))
+    monkeypatch.setattr(recipes, "_teach", lambda *a, **k: pytest.fail("learned before the prompt was looked at"))
+    refused(capsys, "generate", "a cat " * 60 + "<it>", "--picture", str(picture), words=("too long", "<it>"))
 
 
 def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, picture, monkeypatch, tmp_path):
@@ -239,8 +282,13 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
 
     monkeypatch.setattr(generate, "generate", recorded)
     monkeypatch.setattr(sheet, "contact_sheet", lambda rows, *a, **k: laid.extend(rows) or sheet_of(rows, *a, **k))
+    monkeypatch.setattr(sys, "argv", ["some where/namesake", "demo"])
+    monkeypatch.setattr("shutil.which", lambda name: None)
     assert cli.main(["demo", "-o", "demo"]) == 0
     out = capsys.readouterr().out
+    # Where the environment is not activated, as in `make demo`.
+    assert "Next: 'some where/namesake' generate \"<my-cat> in the snow\" --concept demo/my-cat.safetensors" in out
+    monkeypatch.setattr("shutil.which", lambda name: f"bin/{name}")
     # Above the picture and its class word, below the new word; the same scenes from the same noise.
     (above, base, first), (below, edit, second) = drawn
     assert above == [scene.format("a cat") for scene in recipes.DEMO_PROMPTS]
@@ -270,7 +318,9 @@ def test_the_demo_ends_with_a_sheet_and_the_next_command(capsys, one_model, pict
         assert image.height > 2 * 190
     monkeypatch.setenv("NAMESAKE_MODEL", "./other")
     assert cli.main(["demo", "-o", "my demo"]) == 0
-    assert "--concept 'my demo/my-cat.safetensors' --model picturebook\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Next: namesake generate " in out
+    assert "--concept 'my demo/my-cat.safetensors' --model picturebook\n" in out
     monkeypatch.setattr(recipes, "_examples", list)
     refused(capsys, "demo", "-o", "demo", words=("no example",))
 
@@ -425,7 +475,7 @@ def test_show_says_what_a_concept_is(capsys, backbone, concept):
     for line in (text, short):
         for word in ("<my-cat>", "cat", "cold start", backbone.name, "128 sites", "blend 0.25", "seed 3", "torch"):
             assert word in line
-    assert "not at hand" in short
+    assert "not looked up (--model" in short
     with pytest.MonkeyPatch.context() as patch:  # what cannot be looked up hides nothing else
         patch.setenv("NAMESAKE_MODEL", "./no-such-model")
         assert cli.main(["show", str(concept)]) == 0
@@ -435,6 +485,13 @@ def test_show_says_what_a_concept_is(capsys, backbone, concept):
         line for line in short.splitlines() if "nearest" not in line
     ]
     assert "not known for picturebook" in recipes.show(concept, "picturebook")  # of another architecture
+    # What comes with the package is looked up whatever model is named.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "OWN_WORLD", {backbone.name: 2.0})
+        load = Backbone.load
+        patch.setattr(Backbone, "load", lambda name: backbone if name == backbone.name else load(name))
+        for named in (None, "./no-such-model"):
+            assert recipes.show(concept, named) == text
     nearest = next(line for line in text.splitlines() if line.startswith("nearest"))
     assert nearest.split()[2] == "cat"  # one step away from it
     assert float(nearest.split()[3].rstrip(",")) > 0.9
@@ -718,7 +775,13 @@ def test_prompts(capsys, one_model, concept):
     refused(capsys, "generate", "a cat\nwith a hat", *arguments, words=("control characters",))
     refused(capsys, "generate", "a cat " * 60 + "<my-cat>", *arguments, words=("too long", "<my-cat>"))
     assert cli.main(["generate", "a cat\u00a0on the beach", *arguments]) == 0  # as text from a page has it
-    assert "does not hold the word <my-cat>" in capsys.readouterr().err.replace("\n", " ")
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert "does not hold the word <my-cat>" in told
+    assert "what it changes in the model acts all the same" in told
+    edit = Edit.load(concept)
+    replace(edit, parts=edit.of(TokenEdit)).save("word.safetensors")
+    assert cli.main(["generate", "a cat", "--concept", "word.safetensors", "--count", "1", *SMALL]) == 0
+    assert "that concept is not asked for." in capsys.readouterr().err.replace("\n", " ")
     for prompt in ("<my-cat> in the snow", "<My-Cat> in the snow"):
         assert cli.main(["generate", prompt, *arguments]) == 0
         assert capsys.readouterr().err == ""

@@ -119,7 +119,6 @@ def personalize(
 ) -> None:
     """Give what a picture shows a word of its own, in a small file."""
     from namesake import recipes
-    from namesake.files import quoted
 
     if mask and alpha:
         raise Refusal("Masks come from files (--mask) or from the alpha channel (--alpha); give one of them.")
@@ -148,8 +147,7 @@ def personalize(
     print(f"{made.path}: {' '.join(names)}, by {how}, {made.path.stat().st_size / 1000:,.0f} kB, {seconds:.1f} s")
     if made.strip is not None:
         print(made.strip)
-    other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == model else f" --model {quoted(model)}"
-    print(f'Next: namesake generate "{" next to ".join(names)} on the beach" --concept {quoted(made.path)}{other}')
+    print(_next(f"{' next to '.join(names)} on the beach", made.path, model))
     made.check_finished()  # where Ctrl-C ended it the word is kept, and what a shell would do next is not done
 
 
@@ -265,7 +263,7 @@ def demo(
     print(f"{made.sheet}")
     print(f"{times}; peak memory {made.memory / 2**20:,.0f} MiB")
     print(f"{made.concept}: {made.concept.stat().st_size / 1000:,.0f} kB")
-    print(f"Next: {made.next_command}")
+    print(_next(f"{made.word} in the snow", made.concept, "picturebook"))
 
 
 @app.command()
@@ -408,6 +406,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. What the user did wrong is one sentence, never a traceback."""
     _quiet()
     return _answer(app, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _next(prompt: str, concept: Path, model: str) -> str:
+    """The command that draws a new word, as this shell can call it: `make demo` runs in no activated environment."""
+    from shutil import which
+
+    from namesake.files import quoted
+
+    called = Path(sys.argv[0])
+    own = quoted(called) if called.stem == "namesake" and which("namesake") is None else "namesake"
+    other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == model else f" --model {quoted(model)}"
+    return f'Next: {own} generate "{prompt}" --concept {quoted(concept)}{other}'
 
 
 def script(function: Callable[..., None]) -> int:

@@ -1,7 +1,7 @@
 """What a user asks for, whole: pictures in, a concept file out; a prompt in, picture files out; the demo.
 
-Everything that a long call would find wrong with its arguments is found before it loads a model, and everything that it
-says meanwhile goes through a `Report`.
+What a long call can find wrong with its arguments it finds before it loads a model, or where only the model tells, before
+it works; and everything that it says meanwhile goes through a `Report`.
 """
 
 import hashlib
@@ -127,9 +127,9 @@ class Demo:
 
     sheet: Path
     concept: Path
+    word: str
     seconds: Mapping[str, float]
     memory: int
-    next_command: str
 
 
 def personalize(
@@ -186,7 +186,7 @@ def personalize(
         output = _concept_place(Path(output))
     elif strip:
         raise Refusal("A strip is written beside the concept's file; name one with output.")
-    chosen = method_of(method or COLD_START, "")  # refused before anything is read
+    chosen = method_of(COLD_START if method is None else method, "")  # refused before anything is read
     if method is not None and encoder not in (None, "none"):
         raise Refusal(f"The method {method} uses no encoder; leave out one of the two.")
     if len(groups) > 1 and not (method and chosen.several):
@@ -338,7 +338,7 @@ def generate_pictures(
     import numpy as np
 
     from namesake.data.pictures import read_pictures
-    from namesake.edits import Edit, check_base
+    from namesake.edits import Edit, LowRankEdit, WeightEdit, check_base
     from namesake.files import filled
     from namesake.generate import drawn
     from namesake.sheet import contact_sheet, save_png, thumbnail
@@ -348,9 +348,13 @@ def generate_pictures(
     seen = read_pictures([picture]) if picture is not None else []
     with filled(Path(output_dir)) as place:
         for one in edits:
+            changes = bool(one.of(LowRankEdit) or one.of(WeightEdit))
             for name in one.placeholders:
                 if name not in prompt:
-                    report.warn(f"The prompt does not hold the word {name}, so that concept is not asked for.")
+                    report.warn(
+                        f"The prompt does not hold the word {name}, so that concept is not asked for"
+                        f"{', though what it changes in the model acts all the same' if changes else ''}."
+                    )
         clock = _Clock()
         backbone = _backbone(model, clock, report)
         backbone.scheduler(scheduler)
@@ -361,6 +365,7 @@ def generate_pictures(
         for one in edits:
             check_base(one, backbone, any_base)
         if seen:
+            _cut_off(backbone, prompt, {word or "": 1})  # at the least; its vectors are not known yet
             edits = [finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed))]
         _check_prompt(backbone, prompt, edits, report)
         if any_base:  # checked above; without a sketch it passes for any weights of its architecture
@@ -416,7 +421,8 @@ def generate_pictures(
 def show(path: Path | str, model: "str | Path | Backbone | None" = None) -> str:
     """What a concept file holds, in lines of text.
 
-    model: where to look up the nearest real words; by default the concept's own base model where that is at hand.
+    model: where to look up the nearest real words; by default, and where that is another one, the model that comes with
+    the package, if the concept is of it.
     Raises Refusal for a file that is no concept.
     """
     from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit, WeightEdit
@@ -439,7 +445,7 @@ def show(path: Path | str, model: "str | Path | Backbone | None" = None) -> str:
         if not edit.of(TokenEdit)
         else f"not known for {model}, which is not at hand or another model (--model names the concept's own)"
         if isinstance(model, str | Path)
-        else "unknown, as the base model is not at hand (--model names it)"
+        else "not looked up (--model names the base model)"
     )
     ranked = []
     for low in edit.of(LowRankEdit):
@@ -469,7 +475,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
     import numpy as np
 
     from namesake.data.pictures import read_pictures
-    from namesake.files import filled, quoted
+    from namesake.files import filled
     from namesake.generate import generate
     from namesake.machine import peak_memory
     from namesake.sheet import contact_sheet, save_png
@@ -499,9 +505,7 @@ def demo(output_dir: Path | str = "out/demo", report: Report | None = None) -> D
         titles = ["the picture", *(prompt.format("...") for prompt in DEMO_PROMPTS)]
         image = contact_sheet(rows, titles, names, title=f"One picture, and its own word: {word}")
         save_png(np.asarray(image), sheet, {"prompt": " | ".join(DEMO_PROMPTS), "seed": 0, "model": backbone.name})
-        other = "" if os.environ.get("NAMESAKE_MODEL", "picturebook") == "picturebook" else " --model picturebook"
-        command = f'namesake generate "{word} in the snow" --concept {quoted(concept)}{other}'
-        return Demo(sheet, concept, clock.seconds, peak_memory(), command)
+        return Demo(sheet, concept, word, clock.seconds, peak_memory())
 
 
 def _examples() -> list[Path]:
@@ -534,11 +538,19 @@ def _backbone(model: "str | Path | Backbone", clock: _Clock, report: Report) -> 
         from namesake.backbone.load import arriving, bytes_to_fetch
 
         total = bytes_to_fetch(model)
-        if not total:
-            return Backbone.load(model)
-        report.say(f"fetching {total / 1e9:.1f} GB from the hub, once")
-        with report.bar("fetching, MB") as progress, arriving(str(model), total, progress):
-            return Backbone.load(model)
+        if total:
+            report.say(f"fetching {total / 1e9:.1f} GB from the hub, once")
+            with report.bar("fetching, MB") as progress, arriving(str(model), total, progress):
+                return Backbone.load(model)
+        backbone = Backbone.load(model)
+    # diffusers takes all checkpoint files of SD 2.x for 2.1's. What tells 2.x from 1.x are its linear projections.
+    second = backbone.pipeline.unet.config.use_linear_projection and len(backbone.text_encoders) == 1
+    if second and backbone.prediction == "v_prediction" and str(model).lower().endswith(".safetensors"):
+        report.warn(
+            f"A checkpoint file of Stable Diffusion 2 does not tell what it predicts; {backbone.name} is taken to predict "
+            "the velocity, as 2.1 does. Where its pictures are noise, give the model's diffusers folder or hub id."
+        )
+    return backbone
 
 
 @dataclass(frozen=True)
@@ -804,13 +816,19 @@ def _check_prompt(backbone: "Backbone", prompt: str, edits: "Sequence[Edit]", re
     for word in dict.fromkeys(re.findall(r"<[^<>\s]+>", prompt)):
         if word not in brought:
             report.warn(f"No concept brings the word {word}; name its file with --concept.")
-    # A new word takes as many places as it has vectors; a real word for each of them makes the prompt as long.
-    filler = backbone.real_words()[0].text
     lengths = {
         part.placeholder: max(vectors.shape[-2] for vectors in part.vectors)
         for edit in edits
         for part in edit.of(TokenEdit)
     }
+    if lost := _cut_off(backbone, prompt, lengths):
+        report.warn(f'The prompt is too long for the model {backbone.name}, which does not see its end: "{lost}".')
+
+
+def _cut_off(backbone: "Backbone", prompt: str, lengths: Mapping[str, int]) -> str:
+    """The end of a prompt that the model does not see; Refusal where a new word is in it. lengths: of these, in vectors."""
+    # A new word takes as many places as it has vectors; a real word for each of them makes the prompt as long.
+    filler = backbone.real_words()[0].text
 
     def cut(text: str) -> str:
         for word, length in lengths.items():
@@ -820,8 +838,7 @@ def _check_prompt(backbone: "Backbone", prompt: str, edits: "Sequence[Edit]", re
     for word in lengths:
         if word in prompt and cut(prompt[: prompt.index(word) + len(word)]):
             raise Refusal(f"The prompt is too long, and its word {word} would be cut off; move it to the front.")
-    if lost := cut(prompt):
-        report.warn(f'The prompt is too long for the model {backbone.name}, which does not see its end: "{lost}".')
+    return cut(prompt)
 
 
 def _nearest(edit: "Edit", model: "str | Path | Backbone | None") -> list[tuple[str, float]]:
@@ -834,14 +851,16 @@ def _nearest(edit: "Edit", model: "str | Path | Backbone | None") -> list[tuple[
     from namesake.train.tune import real_vectors
 
     words = edit.of(TokenEdit)
-    # A hub id in somebody's file starts no download.
-    base = model or (edit.about.base if edit.about.base in OWN_WORLD else None)
-    if not words or base is None:
-        return []
-    try:
-        backbone = base if isinstance(base, Backbone) else Backbone.load(base)
-        check_base(edit, backbone)
-    except Refusal:
+    # A hub id in somebody's file starts no download; what comes with the package is at hand whatever is named.
+    bases = [model, edit.about.base if edit.about.base in OWN_WORLD else None]
+    for base in bases if words else ():
+        if base is None:
+            continue
+        with suppress(Refusal):
+            backbone = base if isinstance(base, Backbone) else Backbone.load(base)
+            check_base(edit, backbone)
+            break
+    else:
         return []
     vector = words[0].vectors[0].float().reshape(-1, words[0].vectors[0].shape[-1]).mean(0)
     real = backbone.real_words()
@@ -1313,10 +1332,14 @@ def encoder_of(backbone: "Backbone", named: str | None, report: Report) -> "Date
         except Refusal as refusal:  # other weights of that name
             report.warn(f"{refusal} The word starts cold.")
             return None
+    if not named.strip():
+        raise Refusal("The encoder's name is empty; a file, a hub id or 'none' is wanted.")
     path = Path(named)
-    if not path.exists() and named in pretrain_recipes() and shipped_encoder(named).is_file():
+    if path.is_dir():  # as a repository of the hub has it
+        path /= "encoder.safetensors"
+    elif not path.exists() and named in pretrain_recipes() and shipped_encoder(named).is_file():
         path = shipped_encoder(named)
-    if not path.exists():
+    elif not path.exists():
         from huggingface_hub import hf_hub_download
 
         try:

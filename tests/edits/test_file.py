@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -408,3 +409,12 @@ def test_kinds_refuse_nonsense():
     token = TokenEdit(WORD, (torch.ones(1, 4),))
     with pytest.raises(Refusal, match="twice"):
         Edit((token, token), About("test"))
+    for other in (
+        SecondPath("dog"),  # for the same word
+        SecondPath("dog", words=()),
+        SecondPath("dog", 0.5, words=()),
+        SecondPath("dog", 0.25, "unet", words=()),
+    ):
+        agrees = other.words == () and other.blend == 0.25 and other.where == "attention"
+        with nullcontext() if agrees else pytest.raises(Refusal, match="second paths of the edit disagree"):
+            Edit((token, SecondPath("cat", 0.25), other), About("test"))

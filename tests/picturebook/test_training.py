@@ -13,6 +13,7 @@ import pair
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -442,14 +443,20 @@ def test_a_part_is_there_whole_or_as_it_was(tmp_path):
     def broken(folder):
         folder.mkdir()
         (folder / "half").write_text("half")
-        raise OSError("No space left on device")
+        raise reason
 
     def whole(folder):
         folder.mkdir()
         (folder / "weights").write_text("new")
 
     train.put(tmp_path / "vae", whole)
-    with pytest.raises(OSError, match="No space"):
+    for kind in (OSError, SafetensorError):  # safetensors has an error of its own
+        reason = kind("No space left on device\nand more")
+        with pytest.raises(Refusal, match=r"The model's vae cannot be written .*No space left on device\); choose"):
+            train.put(tmp_path / "vae", broken)
+        assert [path.name for path in tmp_path.iterdir()] == ["vae"]
+    reason = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
         train.put(tmp_path / "vae", broken)
     assert [path.name for path in (tmp_path / "vae").iterdir()] == ["weights"]
     train.put(tmp_path / "vae", whole)
@@ -477,6 +484,13 @@ def test_the_judge_is_kept_beside_the_model_that_was_named(tmp_path, monkeypatch
     assert kept == [tmp_path / "new" / "judge" / "judge.safetensors", SHIPPED]
     assert begun == [None, SHIPPED]
     assert (tmp_path / "sheets" / "judge.png").is_file()
+    finished = tmp_path / "judge_training" / "judge.safetensors"
+    finished.parent.mkdir()
+    finished.touch()
+    train.main("cpu", tmp_path, stage="judge")
+    assert len(begun) == 2  # a finished one stays as it is
+    train.main("cpu", tmp_path, tmp_path / "new" / "model", stage="judge")
+    assert len(begun) == 3  # the fake one was never saved there
 
 
 def test_the_others_wait_a_day_while_one_process_trains_the_judge(tmp_path, monkeypatch):

@@ -137,6 +137,17 @@ def test_every_size_shows_the_same(style):
     assert max(own) < 0.5 * min(others)
 
 
+def test_a_drawing_has_a_caption():
+    told = set()
+    for number in range(8):
+        scene = sample_scene(np.random.default_rng(number), "tuning")
+        one, again = draw(some("cat", 3), scene), draw(some("cat", 3), scene, 96)
+        assert one.caption == again.caption
+        told.add(one.caption)
+    assert len(told) == 8
+    assert any("cat" in text for text in told)
+
+
 @pytest.mark.parametrize("category", [c.name for c in CATEGORIES])
 def test_every_proportion_shows(category):
     for axis in range(4):

@@ -194,6 +194,12 @@ class Edit:
             named = part.words or () if isinstance(part, (LowRankEdit, SecondPath)) else ()
             if strange := set(named) - set(words):
                 raise Refusal(f"A part of the edit stands for the word {sorted(strange)[0]}, which the edit lacks.")
+        paths = self.of(SecondPath)
+        stood = [word for path in paths for word in (words if path.words is None else path.words)]
+        if len({(path.blend, path.where) for path in paths}) > 1 or len(set(stood)) < len(stood):
+            raise Refusal(
+                "The second paths of the edit disagree; wanted are one blend, one place and one hard word for each word."
+            )
 
     @property
     def placeholders(self) -> tuple[str, ...]:

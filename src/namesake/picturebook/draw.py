@@ -18,6 +18,7 @@ import numpy as np
 import resvg_py
 from PIL import Image, ImageFilter
 
+from namesake.picturebook.captions import caption
 from namesake.picturebook.concept import Concept, Patch, Pattern
 from namesake.picturebook.figures.parts import DARK, LIGHT, MAIN, SECOND, THIRD, Figure, Part, ellipse, polygon, rounded
 from namesake.picturebook.places import PLACES, studio
@@ -579,10 +580,16 @@ class Truth:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture (uint8 `[S, S, 3]`, sRGB) and the truth about it."""
+    """A picture (uint8 `[S, S, 3]`, sRGB), a caption of it and the truth about it."""
 
     picture: Pixels
     truth: Truth
+
+    @property
+    def caption(self) -> str:
+        """One of its many captions, the same for the same concept and scene."""
+        scene = self.truth.scene
+        return caption(self.truth.concept, scene, np.random.default_rng([scene.style.seed, scene.seed, 3])).text
 
 
 def _raster(svg: str, size: int) -> Pixels:
@@ -665,7 +672,7 @@ def draw(made: Concept, scene: Scene, size: int = 64) -> Drawing:
         size: side of the picture in pixels.
 
     Returns:
-        The picture and the truth about it; the same for the same arguments on every machine.
+        The picture, a caption and the truth about it; the same for the same arguments on every machine.
     """
     look = _look(scene.style)
     picture = _raster(to_svg(made, scene), look.raster or size).astype(np.float32) / 255

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from namesake.backbone.features import readings
 from namesake.data.prompts import COLORED
 from namesake.errors import Refusal, check_name
-from namesake.files import cut_lines, folder_for, write, write_array, write_state
+from namesake.files import cut_lines, folder_for, printable, write, write_array, write_state
 from namesake.machine import cores, deaf, half
 from namesake.picturebook import captions as grammar
 from namesake.picturebook.captions import words_of
@@ -283,15 +283,30 @@ def rate(step: int, stage: Stage) -> float:
 
 
 def put(folder: Path, save: Callable[[Path], object]) -> None:
-    """A part of a model, saved beside its place and then renamed, so that no kill leaves half of one there."""
+    """A part of a model, saved beside its place and then renamed, so that no kill leaves half of one there.
+
+    Raises:
+        Refusal: it cannot be written, as on a full disk.
+    """
+    from safetensors import SafetensorError
+
     beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("part", "before"))
     for left in (beside, before):
         shutil.rmtree(left, ignore_errors=True)
     beside.parent.mkdir(parents=True, exist_ok=True)
-    save(beside)
-    for path in beside.iterdir():
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
+    try:
+        save(beside)
+        for path in beside.iterdir():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+    except BaseException as reason:
+        shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(reason, (OSError, SafetensorError)):
+            told = str(reason).split("\n", 1)[0].rstrip(".")
+            raise Refusal(
+                f"The model's {folder.name} cannot be written to {printable(folder)} ({told}); choose another place."
+            ) from None
+        raise
     if folder.exists():
         os.replace(folder, before)
     os.replace(beside, folder)
@@ -1074,12 +1089,13 @@ STANDS_ON = {
 }
 PARTS = {
     "autoencoder": "vae",
+    "judge": "../judge/judge.safetensors",
     "text_encoder": "text_encoder",
     "unet": "unet",
     "image_encoder": "image_encoder",
     "decoder": "vae",
 }
-"""The folder of the model that a stage writes."""
+"""What a stage writes, from the model's folder."""
 LEARNED_WITH = ("tokenizer", "autoencoder", "text_encoder")
 """Stages whose parts a U-Net has learned with: with others it would draw nothing."""
 STAGES = ("tokenizer", "drawings", "autoencoder", "judge", "text_encoder", "unet", "image_encoder", "decoder")
@@ -1238,6 +1254,7 @@ def main(
     for name in (stage,) if stage else STAGES:
         settings = getattr(recipe, name, None)
         finished = isinstance(settings, Stage) and stands_at(work / f"{name}.ckpt") >= settings.steps
+        finished |= name == "judge" and (work / "judge_training" / "judge.safetensors").is_file()
         # What a finished stage made stays as later ones left it.
         if (finished and (model / PARTS[name]).exists()) or (name in LEARNED_WITH and (model / "unet").exists()):
             continue
