@@ -20,7 +20,7 @@ from PIL import Image
 
 from namesake import cli, recipes
 from namesake.backbone import Backbone
-from namesake.edits import Edit, LowRankEdit, TokenEdit
+from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit
 from namesake.errors import Refusal
 from namesake.sheet import read_settings
 
@@ -232,6 +232,27 @@ def test_what_is_empty_is_no_method_and_no_encoder(capsys, one_model, picture, b
         recipes.encoder_of(backbone, " ", recipes.Report())
     with pytest.raises(Refusal, match=r"encoder.safetensors cannot be read"):  # a folder as the hub has it
         recipes.encoder_of(backbone, str(tmp_path), recipes.Report())
+
+
+def test_settings_of_a_method_can_be_others(capsys, one_model, picture):
+    arguments = ["personalize", str(picture), "--class", "cat", "--steps", "0", "-o", "it.safetensors"]
+    assert cli.main([*arguments, "--method", "lora", "--set", "rank=2", "--set", "text = true"]) == 0
+    low = Edit.load("it.safetensors").of(LowRankEdit)[0]
+    assert {down.shape[0] for down, _ in low.factors.values()} == {2}
+    assert any(path.startswith("text_encoder") for path in low.factors)
+    assert cli.main([*arguments, "--set", "blend=0.5"]) == 0  # of the cold start, since no encoder is at hand
+    assert Edit.load("it.safetensors").of(SecondPath)[0].blend == 0.5
+    capsys.readouterr()
+    Path("it.safetensors").unlink()
+    for given, words in (
+        ("rank", ("NAME=VALUE",)),
+        ("=2", ("NAME=VALUE",)),
+        ("rank=2.5", ("rank", "2.5", "whole number")),
+        ("rank=0", ("rank", "from 1 to 1024")),
+        ("ranks=2", ("no setting 'ranks'", "rare_word")),
+        ("text=maybe", ("true or false",)),
+    ):
+        refused(capsys, *arguments, "--method", "lora", "--set", given, words=words)
 
 
 def test_ctrl_c_while_the_program_starts(monkeypatch):

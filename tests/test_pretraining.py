@@ -60,7 +60,10 @@ def test_the_recipe_of_the_picture_book_runs_from_drawings_to_a_file(made, backb
     assert sum(p.numel() for p in encoder.parameters()) <= 3_000_000
     note = read_note(made)["trained"]
     assert (note["recipe"], note["steps"], note["batch"], note["data"]) == ("picturebook", 2, 2, ["picturebook"])
-    assert len(np.load(folder / "drawings" / "0000.npy")) == 6
+    pictures = np.load(folder / "drawings" / "0000.npy")
+    held_out = dataset.Drawings("training", dataset.seen(), seed=4, cut=True)
+    assert len(pictures) == 6
+    assert all(np.array_equal(picture, held_out[i][0].picture) for i, picture in enumerate(pictures))
     assert [json.loads(line)["step"] for line in (folder / "curve.jsonl").read_text().splitlines()] == [2]
     sheets = sorted(folder.glob("previews/*.png"))
     assert [sheet.name for sheet in sheets] == ["00000000.png", "00000002.png"]
@@ -173,7 +176,7 @@ def test_the_recipes_are_those_of_the_paper_and_of_the_picture_book(tmp_path, mo
         **dict.fromkeys(("sd15", "sd21", "sdxl"), 150_000),
         **dict.fromkeys(("sd15-50k", "sd21-50k", "sdxl-50k"), 50_000),
     }
-    assert {name for name, one in found.items() if one.plan.checkpointing} == {"sdxl", "sdxl-50k"}
+    assert {name for name, one in found.items() if one.plan.checkpointing} == {"sd21", "sd21-50k", "sdxl", "sdxl-50k"}
     assert all(one.plan.rate == 1e-4 for name, one in found.items() if name.startswith("sd"))
     with pytest.raises(Refusal, match="no recipe 'sd3'"):
         recipes.pretrain("sd3")
@@ -181,6 +184,31 @@ def test_the_recipes_are_those_of_the_paper_and_of_the_picture_book(tmp_path, mo
         recipes.pretrain("sd15")
     with pytest.raises(Refusal, match="steps"):
         recipes.pretrain("picturebook", steps=0)
+    for given, told in (
+        ({"rank": "many"}, "setting rank is 'many'; a whole number"),
+        ({"rank": 65}, "rank is 65"),
+        ({"decay": 2}, "decay of the run is 2"),
+        ({"ranks": 3}, "no setting 'ranks'"),
+        ({"named": "perhaps"}, "true or false"),
+    ):
+        with pytest.raises(Refusal, match=told):
+            recipes.pretrain("picturebook", settings=given)
+    with pytest.raises(Refusal, match="no model"):
+        recipes.pretrain("picturebook", model="./nobody", output="new/run")
+    assert not any(tmp_path.iterdir())
+
+
+def test_settings_of_an_encoder_and_its_run_can_be_others(backbone, tmp_path, monkeypatch):
+    recipe = recipes.pretrain_recipes()["picturebook"]
+    monkeypatch.setattr(dataset, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(recipes, "pretrain_recipes", lambda: {"picturebook": replace(recipe, drawings=4)})
+    monkeypatch.setattr(recipes, "_previews", lambda *_: None)
+    given = {"regularizer": "norm", "rank": "2", "named": "False", "temperature": "0.1", "decay": "0.05"}
+    path = recipes.pretrain("picturebook", steps=1, batch=2, settings=given, output=tmp_path)
+    wanted = replace(recipe.encoder, regularizer="norm", rank=2, named=False, temperature=0.1)
+    assert DateEncoder.load(path, backbone).settings == replace(wanted, image_encoder="own")
+    checkpoint = torch.load(next(tmp_path.glob("checkpoint-*.pt")), weights_only=True)
+    assert json.loads(checkpoint["settings"])["decay"] == 0.05
 
 
 def test_a_data_set_becomes_shards(tmp_path):
@@ -209,6 +237,8 @@ def test_a_data_set_becomes_shards(tmp_path):
     for data in (f"shards:{tmp_path / 'out'}", f"folder:{tmp_path}@2"):
         with pytest.raises(Refusal, match="is to become shards"):
             recipes.shards(data, tmp_path / "other")
+    with pytest.raises(Refusal, match="need no shards; imagenet:DIR"):
+        recipes.shards("picturebook", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

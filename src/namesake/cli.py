@@ -59,6 +59,11 @@ Model = Annotated[
 Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same result.")]
 Class = Annotated[str | None, typer.Option("--class", metavar="WORD", help="What the picture shows, such as cat.")]
 
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Another setting, such as rank=8; 'namesake methods' lists them."),
+]
+
 
 @app.command()
 def personalize(
@@ -113,6 +118,7 @@ def personalize(
     strip: Annotated[
         bool, typer.Option("--strip", help="Also draw the word after 0, 1, 2, 4, 8, ... steps, beside the file.")
     ] = False,
+    setting: Set = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The concept file to write, or a folder for it.")
     ] = Path(),
@@ -137,6 +143,7 @@ def personalize(
         encoder=encoder,
         low_memory=low_memory,
         strip=strip,
+        settings=_settings(setting),
         output=output,
         report=_report(),
     )
@@ -294,6 +301,7 @@ def pretrain(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Less memory, a fifth more computation.")
     ] = False,
+    setting: Set = None,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes that read pictures ahead.")] = 4,
@@ -312,6 +320,7 @@ def pretrain(
         accumulation=accumulation,
         rate=rate,
         checkpointing=checkpointing,
+        settings=_settings(setting),
         seed=seed,
         resume=resume,
         workers=workers,
@@ -406,6 +415,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. What the user did wrong is one sentence, never a traceback."""
     _quiet()
     return _answer(app, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _settings(given: Sequence[str] | None) -> dict[str, str]:
+    """Settings as `NAME=VALUE`, by name."""
+    found = {}
+    for text in given or ():
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if not (name and sign):
+            raise Refusal(f"The setting {text!a} is not understood; NAME=VALUE is wanted.")
+        found[name] = value
+    return found
 
 
 def _next(prompt: str, concept: Path, model: str) -> str:

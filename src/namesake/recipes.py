@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from namesake.errors import Refusal, check_name
 
@@ -148,6 +148,7 @@ def personalize(
     encoder: str | None = None,
     low_memory: bool = False,
     strip: bool = False,
+    settings: Mapping[str, Any] | None = None,
     output: Path | str | None = None,
     report: Report | None = None,
 ) -> Personalized:
@@ -164,7 +165,8 @@ def personalize(
     each picture, light where the thing is. until_settled: end before that where the loss has
     settled (`namesake.train.tune.Dvar`). encoder: a file, the recipe of a shipped one or a hub id, "none" for a cold start;
     by default the one shipped for the model, if there is one. low_memory: see `namesake.train.fit.frugal`. strip: also
-    draw "a picture of <word>" after 0, 1, 2, 4, 8, ... steps, from one noise, into a sheet beside the file. output: the
+    draw "a picture of <word>" after 0, 1, 2, 4, 8, ... steps, from one noise, into a sheet beside the file. settings: of the
+    method (or, where an encoder is used, of `namesake.methods.date.Tuning`), by name, in the place of its own. output: the
     file to write, or a folder for a file named after the word, or None to write nothing.
     Raises Refusal for whatever is wrong with these, before the work begins.
     """
@@ -187,6 +189,8 @@ def personalize(
     elif strip:
         raise Refusal("A strip is written beside the concept's file; name one with output.")
     chosen = method_of(COLD_START if method is None else method, "")  # refused before anything is read
+    if method is not None:
+        chosen = changed(chosen, settings)
     if method is not None and encoder not in (None, "none"):
         raise Refusal(f"The method {method} uses no encoder; leave out one of the two.")
     if len(groups) > 1 and not (method and chosen.several):
@@ -214,7 +218,7 @@ def personalize(
     backbone = _backbone(model, clock, report)
     drawn = _Strip(backbone, clock) if strip else None
     with frugal(backbone, low_memory):
-        edit = _teach(backbone, asked, clock, report, steps, seed, method, until_settled, encoder, drawn)
+        edit = _teach(backbone, asked, clock, report, steps, seed, method, until_settled, encoder, drawn, settings)
     if ended := edit.about.settings.get("ended"):
         tell = report.say if until_settled else report.warn
         tell(f"The tuning ended after {edit.about.settings['steps']} steps ({ended}); the word is kept as it is.")
@@ -242,6 +246,7 @@ def methods() -> str:
             f"  trains  {one.trains}",
             f"  stores  {one.stores} for Stable Diffusion 1.5",
             f"  costs   {one.steps:,} steps of {one.batch} row{'s' * (one.batch > 1)}{beside}{less}",
+            f"  --set   {' '.join(f'{setting}={_told(value)}' for setting, value in vars(one).items())}",
         ]
     return "\n".join(lines)
 
@@ -630,6 +635,7 @@ def _teach(
     until_settled: bool = False,
     encoder: str | None = None,
     strip: "Callable[[int, Edit], None] | None" = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> "Edit":
     """The edit of a concept, by the method of that name; of several, where it learns several in a run."""
     from namesake.backbone.backbone import CLIP
@@ -667,7 +673,7 @@ def _teach(
                 word=one.word or network.word,
                 class_word=one.class_word,
                 masks=masks,
-                settings=tuning_of(backbone.kind),
+                settings=changed(tuning_of(backbone.kind), settings),
                 progress=progress,
                 **options,
             )
@@ -678,7 +684,7 @@ def _teach(
             thing = one.class_word or (edit.about.class_word or "").rpartition(" ")[2]
             edit = date.renamed(edit, _word_for(backbone, thing))
         return edit
-    method = method_of(name or COLD_START, backbone.kind)
+    method = changed(method_of(name or COLD_START, backbone.kind), settings)
     concepts: list[tune.Shown] = []
     for one, (pixels, masks) in zip(asked, looks, strict=True):
         class_word = one.class_word
@@ -728,6 +734,41 @@ def method_of(name: str, model: str) -> "Method":
 
     check_name("method", name, METHODS)
     return replace(METHODS[name], **(PICTUREBOOK.get(name, {}) if model == "picturebook" else {}))
+
+
+S = TypeVar("S")
+
+
+def changed(settings: S, given: Mapping[str, Any] | None) -> S:
+    """Settings, a dataclass, with some of them changed by name; texts are read as what they stand in the place of.
+
+    Raises:
+        Refusal: a name that is none, a value of another kind, or what the settings themselves refuse.
+    """
+    values: dict[str, Any] = {}
+    for name, value in (given or {}).items():
+        known = vars(settings)
+        check_name("setting", name, known)
+        kind, text = type(known[name]), str(value)
+        reads: dict[type, Callable[[str], Any]] = {bool: _truth, int: int, float: float}
+        try:
+            values[name] = reads.get(kind, str)(text)
+        except (ValueError, OverflowError):
+            wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+            raise Refusal(f"The setting {name} is {text!a}; {wanted} is wanted.") from None
+    return replace(settings, **values)  # type: ignore[type-var]
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+def _told(value: Any) -> str:
+    """A setting as `changed` reads it."""
+    text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f'"{text}"' if " " in text else text
 
 
 def tuning_of(model: str) -> "Tuning":
@@ -952,7 +993,7 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
         "picturebook-views": PretrainRecipe("picturebook", replace(own, width=160), small, 64_000, views=True),
     }
     for name, model in hub.items():
-        plan = replace(long, checkpointing=name == "sdxl")  # 64 rows fit no GPU without
+        plan = replace(long, checkpointing=name != "sd15")  # without, 64 rows of 2.1 take 153 GiB and of XL more
         made[name] = PretrainRecipe(model, Date(), plan)
         made[f"{name}-50k"] = PretrainRecipe(model, Date(), replace(plan, steps=50_000))
     return made
@@ -968,6 +1009,7 @@ def pretrain(
     accumulation: int | None = None,
     rate: float | None = None,
     checkpointing: bool = False,
+    settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     resume: bool = False,
     workers: int = 4,
@@ -979,8 +1021,9 @@ def pretrain(
 
     recipe: see `pretrain_recipes`. data: "imagenet:DIR", "openimages:DIR", "shards:DIR", "folder:DIR", "picturebook",
     each with "@WEIGHT" where it should not count by its number of pictures; the picturebook recipe has its own. model,
-    steps, batch (over all processes), accumulation, rate: in the place of the recipe's. workers: processes that
-    read pictures ahead. tracker: one of accelerate's. output: by default out/pretrain/<recipe>.
+    steps, batch (over all processes), accumulation, rate: in the place of the recipe's; so are settings, by name, of the
+    encoder (`namesake.methods.date.Date`) or the run (`namesake.train.pretrain.Plan`). A warm-up is at most a tenth of the
+    steps. workers: processes that read pictures ahead. tracker: one of accelerate's. output: by default out/pretrain/<recipe>.
     Started by `accelerate launch` or `torchrun`, every process calls this; the first one writes and talks.
     Raises Refusal, and KeyboardInterrupt where Ctrl-C ended the run, whose encoder is written then too.
     """
@@ -991,7 +1034,10 @@ def pretrain(
     _number("workers", workers, 0, 256)
     asked: dict[str, Any] = {"steps": steps, "batch": batch, "accumulation": accumulation, "rate": rate}
     given = {name: value for name, value in asked.items() if value is not None}
-    plan = replace(chosen.plan, checkpointing=checkpointing or chosen.plan.checkpointing, seed=seed, **given)
+    own = {name: value for name, value in (settings or {}).items() if name in vars(chosen.encoder)}
+    chosen = replace(chosen, encoder=changed(chosen.encoder, own))
+    plan = changed(chosen.plan, {name: value for name, value in (settings or {}).items() if name not in own})
+    plan = replace(plan, checkpointing=checkpointing or plan.checkpointing, seed=seed, **given)
     plan = replace(plan, warmup=min(plan.warmup, max(1, plan.steps // 10)))
     if data and chosen.views:
         raise Refusal(
@@ -1000,10 +1046,9 @@ def pretrain(
         )
     if not data and not chosen.drawings:
         raise Refusal(f"The recipe '{recipe}' needs pictures; name them, such as --data imagenet:DIR.")
-    from namesake.files import folder_for
+    from namesake.files import filled
 
     makers, weights = _sources(data)
-    folder = folder_for(Path(output) if output is not None else Path("out/pretrain") / recipe)
     import torch
 
     from namesake.backbone import Backbone
@@ -1016,73 +1061,78 @@ def pretrain(
     from namesake.train.pretrain import Stream, begun, keep, launched, rate_of
     from namesake.train.pretrain import pretrain as run
 
-    accelerator = launched(tracker, folder)
-    main = accelerator.is_main_process
-    plan.share(accelerator.num_processes)
-    last = begun(folder, resume)
-    if last is not None and rate is None:
-        plan = replace(plan, rate=rate_of(last) or plan.rate)
-    # Where bf16 does not pay, a GPU's model comes in fp16 by default. Small gradients are 0 in that, and no loss is scaled.
-    precision = None if bf16_pays(accelerator.device.type) else torch.float32
-    backbone = Backbone.load(model or chosen.model, device=accelerator.device, dtype=precision)
-    backbone.unet.to(memory_format=torch.channels_last)
-    encoder = chosen.encoder.network(backbone, seed)
-    if data:
-        pictures = Mixture([make(backbone.size) for make in makers], weights, seed)
-        stream = Stream(backbone, pictures, workers=workers)
-        shown = pictures.read(range(4))[0]
-    else:
+    with filled(Path(output) if output is not None else Path("out/pretrain") / recipe) as folder:
+        accelerator = launched(tracker, folder)
+        main = accelerator.is_main_process
+        plan.share(accelerator.num_processes)
+        last = begun(folder, resume)
+        if last is not None and rate is None:
+            plan = replace(plan, rate=rate_of(last) or plan.rate)
+        # Where bf16 does not pay, a GPU's model comes in fp16 by default. Small gradients are 0 in that, and no loss is scaled.
+        precision = None if bf16_pays(accelerator.device.type) else torch.float32
+        backbone = Backbone.load(model or chosen.model, device=accelerator.device, dtype=precision)
+        backbone.unet.to(memory_format=torch.channels_last)
+        encoder = chosen.encoder.network(backbone, seed)
+        if data:
+            pictures = Mixture([make(backbone.size) for make in makers], weights, seed)
+            stream = Stream(backbone, pictures, workers=workers)
+            shown = pictures.read(range(4))[0]
+        else:
+            if main:
+                with report.bar("drawing") as progress:
+                    _draw_pictures(folder / "drawings", chosen, backbone.size, progress)
+            accelerator.wait_for_everyone()
+            files = sorted((folder / "drawings").glob("????.npy"))[: -(-chosen.drawings // 2000)]
+            kept = keep(files, backbone, encoder.features, accelerator)
+            targets, masks, frames = None, None, []
+            if chosen.views:
+                targets = keep(
+                    [file.with_suffix(".target.npy") for file in files], backbone, None, accelerator, "targets"
+                )
+                masks = torch.cat([_pooled(file.with_suffix(".mask.npy"), targets[[0]][0]) for file in files])
+                frames = [text for file in files for text in json.loads(file.with_suffix(".json").read_text())]
+            pictures = Mixture([kept], seed=seed)  # type: ignore[list-item]
+            stream = Stream(backbone, pictures, kept, targets=targets, frames=frames, masks=masks)
+            shown = _glimpses(seen().categories, backbone.size)
+        # Views have captions of their own.
+        prompts = [encoder.word] if stream.frames else sentences(backbone, encoder.word, TEMPLATES)
+        told = {
+            "recipe": recipe,
+            "model": backbone.name,
+            "base": _named(sketch(backbone), encoder.features.sketch()),
+            "data": list(data),
+            "pictures": [len(one) for one in pictures.sources],
+            "encoder": vars(encoder.settings),
+        }
         if main:
-            with report.bar("drawing") as progress:
-                _draw_pictures(folder / "drawings", chosen, backbone.size, progress)
+            report.say(f"pre-training an encoder for {backbone.name} in {folder}")
+        with (report if main else Report()).bar("pre-training") as progress:
+            done = run(
+                backbone,
+                encoder,
+                stream,
+                prompts,
+                plan,
+                folder,
+                accelerator=accelerator,
+                resume=resume,
+                preview=_previews(backbone, shown, folder),
+                progress=progress,
+                say=report.say,
+                told=told,
+            )
+        path = folder / "encoder.safetensors"
+        if main:
+            encoder.save(
+                path, recipe=recipe, steps=done, batch=plan.batch, data=list(data) or ["picturebook"], seed=seed
+            )
+            if done < plan.steps:
+                report.warn(f"The run was stopped after {done} of {plan.steps} steps; go on with --resume.")
         accelerator.wait_for_everyone()
-        files = sorted((folder / "drawings").glob("????.npy"))[: -(-chosen.drawings // 2000)]
-        kept = keep(files, backbone, encoder.features, accelerator)
-        targets, masks, frames = None, None, []
-        if chosen.views:
-            targets = keep([file.with_suffix(".target.npy") for file in files], backbone, None, accelerator, "targets")
-            masks = torch.cat([_pooled(file.with_suffix(".mask.npy"), targets[[0]][0]) for file in files])
-            frames = [text for file in files for text in json.loads(file.with_suffix(".json").read_text())]
-        pictures = Mixture([kept], seed=seed)  # type: ignore[list-item]
-        stream = Stream(backbone, pictures, kept, targets=targets, frames=frames, masks=masks)
-        shown = _glimpses(seen().categories, backbone.size)
-    # Views have captions of their own.
-    prompts = [encoder.word] if stream.frames else sentences(backbone, encoder.word, TEMPLATES)
-    told = {
-        "recipe": recipe,
-        "model": backbone.name,
-        "base": _named(sketch(backbone), encoder.features.sketch()),
-        "data": list(data),
-        "pictures": [len(one) for one in pictures.sources],
-        "encoder": vars(encoder.settings),
-    }
-    if main:
-        report.say(f"pre-training an encoder for {backbone.name} in {folder}")
-    with (report if main else Report()).bar("pre-training") as progress:
-        done = run(
-            backbone,
-            encoder,
-            stream,
-            prompts,
-            plan,
-            folder,
-            accelerator=accelerator,
-            resume=resume,
-            preview=_previews(backbone, shown, folder),
-            progress=progress,
-            say=report.say,
-            told=told,
-        )
-    path = folder / "encoder.safetensors"
-    if main:
-        encoder.save(path, recipe=recipe, steps=done, batch=plan.batch, data=list(data) or ["picturebook"], seed=seed)
+        accelerator.end_training()
         if done < plan.steps:
-            report.warn(f"The run was stopped after {done} of {plan.steps} steps; go on with --resume.")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    if done < plan.steps:
-        raise KeyboardInterrupt  # Ctrl-C ended it, and what a shell would do next is not done
-    return path
+            raise KeyboardInterrupt  # Ctrl-C ended it, and what a shell would do next is not done
+        return path
 
 
 def plan(recipes: Sequence[str], *, batch: int | None = None) -> str:
@@ -1294,9 +1344,12 @@ def shards(data: str, output: Path | str, size: int = 512, report: Report | None
     from namesake.data.sources import Shards, source, write_shards
     from namesake.files import folder_for
 
+    kinds = "imagenet:DIR, openimages:DIR or folder:DIR is wanted"
+    if data.partition("@")[0] == "picturebook":
+        raise Refusal(f"The picture book's drawings are made as they are asked for and need no shards; {kinds}.")
     make, weight = source(data)
     if weight is not None or data.startswith("shards:"):
-        raise Refusal(f'The data "{data}" is to become shards; imagenet:DIR, openimages:DIR or folder:DIR is wanted.')
+        raise Refusal(f'The data "{data}" is to become shards; {kinds}.')
     found = make(size)
     place = folder_for(Path(output))
     with report.bar("shards") as progress:

@@ -63,6 +63,8 @@ def test_imagenet_as_it_is_four_inks_and_a_png_in_disguise(tmp_path):
     with pytest.raises(Refusal, match=r"n07697537_1\.JPEG"):
         found[3]
     assert len(ImageNet(tmp_path / "in" / "train", 32)) == 4
+    (next((tmp_path / "in" / "train").iterdir()) / "._n07697537_1.JPEG").write_bytes(b"left by macOS")
+    assert len(ImageNet(tmp_path / "in", 32)) == 4
     with pytest.raises(Refusal, match="train/<wnid>"):
         ImageNet(tmp_path, 32)
 
@@ -175,6 +177,13 @@ def test_shards_give_back_what_went_in_without_what_is_broken(tmp_path, monkeypa
     list(write_shards(images, place, 32))  # goes on where it stopped
     assert (place / "shard-000000.tar").stat().st_mtime_ns == before
     assert len(Shards(place, 32)) == 4
+    (place / "._shard-000000.tar").write_bytes(b"left by macOS")
+    assert len(Shards(place, 32)) == 4
+    # The same files as another kind of source are other pictures.
+    whole = Folder(folder, 32)
+    whole.name = images.name
+    with pytest.raises(Refusal, match="made of them otherwise"):
+        list(write_shards(whole, place, 32))
 
 
 def tarred(path, *colors, suffix="png"):

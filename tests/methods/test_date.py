@@ -3,6 +3,7 @@
 import math
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -318,6 +319,32 @@ def test_collapse_and_drift_show_in_the_figures(backbone):
     shown = encoder.figures(replace(edit, parts=(token, low)))["offset size"]
     assert shown == pytest.approx(offset_penalty(low, encoder.squares).sqrt().item())
     assert shown > 0
+    alone = encoder.figures(replace(edit, parts=(replace(token, vectors=(words[:1, None],)),)))
+    assert set(alone) == {"word norm"}  # one word cannot resemble another
+
+
+def test_rows_of_all_processes_show_pictures_of_their_own(backbone, monkeypatch):
+    ranked = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True, get_rank=lambda: 3)
+    encoder, batch = SMALL.network(backbone), batch_of(backbone)
+    encoder(batch)
+    assert encoder._origin.tolist() == [0, 1]
+    monkeypatch.setattr("namesake.methods.date.dist", ranked)
+    encoder(batch)
+    assert encoder._origin.tolist() == [6, 7]
+    encoder(replace(batch, origin=torch.tensor([4, 4])))
+    assert encoder._origin.tolist() == [4, 4]
+
+
+def test_tuning_refuses_nonsense():
+    for given in (
+        {"blend": 1.1},
+        {"batch": 0},
+        {"word_rate": -1.0},
+        {"extra_rank": 65},
+        {"offset_anchor": float("nan")},
+    ):
+        with pytest.raises(Refusal, match=f"The {next(iter(given))} of tuning is"):
+            Tuning(**given)
 
 
 # What is trained

@@ -14,6 +14,7 @@ import torch
 from minis import Pool
 
 from namesake.data import sources
+from namesake.errors import Refusal
 from namesake.picturebook import dataset
 from namesake.picturebook.concept import CHARACTERS, SPLITS
 from namesake.picturebook.dataset import (
@@ -170,6 +171,13 @@ def test_what_a_worker_draws_is_what_the_stream_shows(tmp_path):
         assert np.array_equal(pictures[i], drawing.picture)
         assert captions[i] == words.text
     assert len({picture.tobytes() for picture in pictures}) == 12
+    # Other drawings are not taken for these.
+    for more in ({"seed": 6}, {"split": "training"}, {"cut": True}, {"world": SMALL_WORLD}):
+        with pytest.raises(Refusal, match="holds other drawings"):
+            list(draw_ahead(tmp_path, 12, **{"split": "tuning", "seed": 5, **more}))
+    with pytest.raises(Refusal, match="holds other drawings"):
+        list(views_ahead(tmp_path, 12))
+    assert list(draw_ahead(tmp_path, 12, split="tuning", seed=5)) == [12]
 
 
 def test_unnamed_robots_are_gray_and_only_those_of_training(scenes):

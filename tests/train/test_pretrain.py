@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,6 +140,23 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_trains_the_encoder_alone(bac
     assert {"loss", "penalty", "norm", "rate", "word cosine", "word entropy", "word norm", "offset size"} <= set(
         curves[0][0]
     )
+
+
+def test_previews_and_checkpoints_are_not_timed(backbone, tmp_path, monkeypatch):
+    now = [0.0]
+
+    def clock():
+        now[0] += 1
+        return now[0]
+
+    def preview(step, module):
+        now[0] += 1e6
+
+    monkeypatch.setattr("namesake.train.pretrain.time", SimpleNamespace(perf_counter=clock))
+    run(backbone, tmp_path, replace(PLAN, preview_every=1, save_every=1), preview=preview, say=lambda sentence: None)
+    assert now[0] > 5e6
+    assert len(lines(tmp_path)) == 4
+    assert min(line["pictures a second"] for line in lines(tmp_path)) > 0.1
 
 
 def test_sentences_are_framed_by_what_the_encoder_sees_beside_the_thing(backbone, tmp_path, monkeypatch):

@@ -110,7 +110,8 @@ class ImageNet(Folder):
             raise Refusal(f'The folder "{folder}" is not ImageNet as it is known: train/<wnid>/*.JPEG is wanted.')
         self.name, self.size = str(folder), size
         files = (train / wnid / name for wnid in _wnids(train) for name in sorted(os.listdir(train / wnid)))
-        self.files = Files(file for file in files if file.suffix.lower() in (".jpeg", ".jpg", ".png"))
+        kinds = (".jpeg", ".jpg", ".png")
+        self.files = Files(file for file in files if file.suffix.lower() in kinds and not file.name.startswith("."))
         if not self.files:
             raise Refusal(f'The folders in "{train}" hold no pictures.')
 
@@ -136,7 +137,7 @@ class OpenImages:
     SIDES = ("XMin", "YMin", "XMax", "YMax")
 
     def __init__(self, folder: Path, size: int, about: float = 0.2, least: float = 0.2) -> None:
-        self.name, self.size, self.about = str(folder), size, about
+        self.name, self.size, self.about, self.least = str(folder), size, about, least
         tables = sorted(folder.rglob("*annotations-bbox.csv"))
         if not tables:
             raise Refusal(f'There is no *annotations-bbox.csv under "{folder}"; put the boxes of Open Images there.')
@@ -211,7 +212,9 @@ class Shards:
 
     def __init__(self, folder: Path, size: int) -> None:
         self.name, self.size = str(folder), size
-        self.files = sorted(folder.glob("*.tar")) or sorted(folder.rglob("*.tar"))
+        # macOS leaves hidden ones beside others.
+        shown = [file for file in folder.rglob("*.tar") if not file.name.startswith(".")]
+        self.files = sorted(file for file in shown if file.parent == folder) or sorted(shown)
         if not self.files:
             raise Refusal(f'The folder "{folder}" holds no shards (*.tar), nor do its subfolders; name another.')
         self.ends = np.cumsum(_counts(folder, self.files))
@@ -367,18 +370,20 @@ def write_shards(source: Source, folder: Path, size: int) -> Iterator[int]:
     they were made of.
 
     Raises:
-        Refusal: the folder holds shards of other pictures, or of another size.
+        Refusal: the folder holds shards of other pictures, of another kind or size.
     """
     import webdataset
 
     from namesake.files import write
 
     folder.mkdir(parents=True, exist_ok=True)
-    note = {"source": str(Path(source.name).resolve()), "pictures": len(source), "size": size}
+    made_of = str(Path(source.name).resolve())
+    note = {"source": made_of, "kind": type(source).__name__, "pictures": len(source), "size": size}
+    note |= {name: getattr(source, name) for name in ("about", "least") if hasattr(source, name)}
     if any(folder.glob("*.tar")) and _note(folder / "source.json") != note:
         raise Refusal(
-            f'The folder "{folder}" holds shards of other pictures than {source.name}, or of another size; name another '
-            "folder."
+            f'The folder "{folder}" holds shards of other pictures than {source.name}, or made of them otherwise; name '
+            "another folder."
         )
     write(json.dumps(note).encode(), folder / "source.json", "note on the shards")
     sizes = _sizes(folder)

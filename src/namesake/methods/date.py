@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -305,7 +306,11 @@ class DateEncoder(EditModule):
         for both."""
         device = self.trunk.enter.weight.device
         count = len(batch.latents)
-        self._origin = torch.arange(count, device=device) if batch.origin is None else batch.origin.to(device)
+        origin = batch.origin
+        if origin is None:  # all rows of all processes show pictures of their own
+            ranked = dist.is_available() and dist.is_initialized()
+            origin = torch.arange(count) + count * (dist.get_rank() if ranked else 0)
+        self._origin = origin.to(device)
         denoiser = named = None
         if batch.features is not None:
             image, denoiser, *rest = batch.features
@@ -381,19 +386,20 @@ class DateEncoder(EditModule):
         """Signs of collapse and drift, by the last vector (of several the thing's) of the first text encoder.
 
         "word cosine": the mean cosine between the words of two pictures; 1 is collapse. "word entropy": of which real
-        word is nearest, in nats, 0 (one for all) to log B. "word norm": relative to real words. "offset size": the root
-        of `offset_penalty`, relative to the model's weights.
+        word is nearest, in nats, 0 (one for all) to log B; one row alone shows neither. "word norm": relative to real
+        words. "offset size": the root of `offset_penalty`, relative to the model's weights. A curve has them of one
+        process's last part of a step.
         """
         words = edit.of(TokenEdit)[0].vectors[0][:, -1].float()
         real = self.real[0].to(words.device)
         unit = F.normalize(words, dim=-1)
         count = len(unit)
         shares = nearest_words(words, real, 1).flatten().bincount().float() / count
-        found = {
-            "word cosine": ((unit @ unit.T).sum() - count).item() / max(1, count * (count - 1)),
-            "word entropy": torch.special.entr(shares).sum().item(),
-            "word norm": norm_penalty(words, self.sizes[0]).sqrt().item(),
-        }
+        found: dict[str, float] = {}
+        if count > 1:
+            found["word cosine"] = ((unit @ unit.T).sum() - count).item() / (count * (count - 1))
+            found["word entropy"] = torch.special.entr(shares).sum().item()
+        found["word norm"] = norm_penalty(words, self.sizes[0]).sqrt().item()
         for low in edit.of(LowRankEdit):
             found["offset size"] = offset_penalty(low, self.squares).sqrt().item()
         return found
@@ -523,6 +529,13 @@ class Tuning:
     layers: bool = False
     context: bool = False
     sides: bool = False
+
+    def __post_init__(self) -> None:
+        bounds = {"blend": (0, 1), "batch": (1, 64), "extra_rank": (0, 64)}
+        for name, value in vars(self).items():
+            low, high = bounds.get(name, (0, 1e6))
+            if not low <= value <= high:
+                raise Refusal(f"The {name} of tuning is {value}; a number from {low} to {high:g} is wanted.")
 
     def start(
         self,

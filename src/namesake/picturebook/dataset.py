@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from namesake.data.sources import framed
+from namesake.errors import Refusal
 from namesake.files import write, write_array
 from namesake.machine import cores, deaf
 from namesake.picturebook.captions import Caption, caption
@@ -230,8 +231,15 @@ def _shards(count: int) -> range:
 def _ahead(
     folder: Path, count: int, drawn: Callable[[Any], tuple[Any, ...]], jobs: dict[int, tuple[Any, ...]], workers: int
 ) -> Iterator[int]:
-    """Shards that are missing, each of pictures, perhaps what belongs to them, and texts."""
+    """Shards that are missing, each of pictures, perhaps what belongs to them, and texts. `drawings.json` says what all of
+    them are; Refusal where they are others."""
     folder.mkdir(parents=True, exist_ok=True)
+    told = {"made by": drawn.__name__, "of": jobs[0][:-2] if jobs else ()}
+    note = (json.dumps(told, default=vars) + "\n").encode()
+    kept = folder / "drawings.json"
+    if kept.is_file() and kept.read_bytes() != note:
+        raise Refusal(f'The folder "{folder}" holds other drawings than are asked for; delete it, or name another.')
+    write(note, kept, "note on the drawings")
     todo = {n: job for n, job in jobs.items() if not (folder / f"{n:04d}.json").exists()}
     done = count - sum(job[-1] - job[-2] for job in todo.values())
     yield done

@@ -469,6 +469,8 @@ def pretrain(
                 first = next(stream([_Shares(plan, step, process, processes)[0]]))
                 _estimate(backbone, module, plan, plan.steps - step, once, aloud)
                 optimizer.zero_grad(set_to_none=True)
+            if curve is not None:
+                curve.since = time.perf_counter()
             while step < plan.steps and not ended:
                 for group in optimizer.param_groups:
                     group["lr"] = plan.rate_at(step)
@@ -497,11 +499,14 @@ def pretrain(
                     curve.add(plan, step, means, norm.item(), skipped)
                     if step % plan.log_every == 0 or step == plan.steps:
                         curve.write(step, plan.rate_at(step - 1), module.figures(edit))
+                stood = time.perf_counter()
                 if step % plan.save_every == 0 or step == plan.steps or ended:
                     save()
                     accelerator.wait_for_everyone()
                 if step % plan.preview_every == 0 or step == plan.steps:
                     shown(step)
+                if curve is not None:  # neither is a step's
+                    curve.since += time.perf_counter() - stood
     finally:
         if mounted is not None:
             mounted.unmount()
