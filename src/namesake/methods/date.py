@@ -18,7 +18,10 @@ fixed low timestep (`namesake.backbone.features`); the word starts at a neutral 
 encoder can name pictures, at the name; logits of equation 2 are
 cosines, since the raw products of Stable Diffusion's words, whose norm is 0.4, are flat at the usual temperature; the
 penalties are relative to the size of real words and of the model's weights, so that they mean the same on every model;
-the hard word is searched once, from the prediction, among whole words; anchors, batch and schedule of tuning (`Tuning`).
+the hard word is searched once, from the prediction, among whole words; anchors and batch of tuning (`Tuning`), whose rate
+falls to a tenth along a cosine (`namesake.train.fit.Phase`), since a dozen steps end where the last one leaves them; batch,
+warm-up, clip and average of pre-training (`namesake.train.pretrain.Plan`). The pictures are not varied
+at random (no mirror images, no crops): of three million each is seen some three times.
 """
 
 import json
@@ -189,7 +192,8 @@ class Date:
     word (figure 4): "contrastive" (equation 2), "nearest" (cosine to the nearest word), both with L2 on the norm;
     "norm" (L2 alone); "none". neighbours, temperature, cosine: see `contrastive_loss` (the values of ReVersion, which
     the paper follows there). word_weight: of the contrastive or nearest loss. norm_weight, offset_weight: of
-    `norm_penalty` and `offset_penalty`.
+    `norm_penalty` and `offset_penalty`; small against a denoising loss of 0.1 to 0.5, so that they steer where that leaves open.
+    rank and alpha are LoRA's commonest; the timestep is early enough for the U-Net to see the thing through the noise.
     """
 
     vectors: int = 1

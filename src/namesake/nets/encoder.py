@@ -2,7 +2,8 @@
 
 The paper says of them that the trunk is convolutional and shared, that the token embedder gives word vectors and the
 hypernetwork low-rank factors for the attention projections (equation 4), and that the layer that predicts B starts at
-zero. Everything else is ours, and the reason stands beside it.
+zero. Everything else is ours, and the reason stands beside it; widths and numbers of blocks and layers are as small as
+trained well on the picture book (`namesake.methods.date.Date` has them as settings).
 
 Axes: `B` pictures, `D` the encoder's width, `T` places of the grid, `C` channels, `n` vectors of a word, `r` rank.
 """

@@ -44,6 +44,10 @@ CHUNK = 100  # pictures that the frozen networks look at together when features 
 class Plan:
     """The settings of a run.
 
+    The paper has the steps, the rate of 1e-4 and the form of its course. Ours: batch (an image encoder alone has 64 in IP-Adapter's
+    training; the contrastive loss wants many words to tell apart), length of the warm-up and clip (the hypernetwork's last layer
+    starts at zero, so the first gradients are not those to come), average (ProFusion's) and decay (torch's).
+
     steps: of the optimizer. batch: rows of a step, over all processes and parts. accumulation: parts of a step.
     rate: AdamW's, reached after `warmup` steps and then falling to 0 along a cosine. decay: AdamW's. clip: largest norm
     of the gradient. average: of the exponential moving average, which is what is kept in the end. checkpointing: the
