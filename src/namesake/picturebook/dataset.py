@@ -237,9 +237,9 @@ def _ahead(
     told = {"made by": drawn.__name__, "of": jobs[0][:-2] if jobs else ()}
     note = (json.dumps(told, default=vars) + "\n").encode()
     kept = folder / "drawings.json"
-    if kept.is_file() and kept.read_bytes() != note:
+    known = kept.read_bytes() if kept.is_file() else b""
+    if known not in (b"", note) and any((folder / f"{n:04d}.json").exists() for n in jobs):
         raise Refusal(f'The folder "{folder}" holds other drawings than are asked for; delete it, or name another.')
-    write(note, kept, "note on the drawings")
     todo = {n: job for n, job in jobs.items() if not (folder / f"{n:04d}.json").exists()}
     done = count - sum(job[-1] - job[-2] for job in todo.values())
     yield done
@@ -252,6 +252,9 @@ def _ahead(
     for (n, job), piece in zip(pieces, in_order(drawn, [job for _, job in pieces], workers), strict=True):
         made.append(piece)
         if job[-1] == todo[n][-1]:
+            if known != note:  # with the first shard, so that nothing is left where none was drawn
+                write(note, kept, "note on the drawings")
+                known = note
             *pictures, texts = zip(*made, strict=True)
             for name, values in zip((f"{n:04d}", f"{n:04d}.target", f"{n:04d}.mask"), pictures, strict=False):
                 write_array(np.concatenate(values), folder / f"{name}.npy", "drawings")
