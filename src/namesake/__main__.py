@@ -2,7 +2,7 @@
 
 
 def main() -> int:
-    """The command line, where Ctrl-C ends with a word from its first moment on."""
+    """The command line, where Ctrl-C ends without a traceback from its first moment on."""
     try:
         from namesake.cli import main as answer
     except KeyboardInterrupt:

@@ -745,12 +745,11 @@ def changed(settings: S, given: Mapping[str, Any] | None) -> S:
     Raises:
         Refusal: a name that is none, a value of another kind, or what the settings themselves refuse.
     """
-    values: dict[str, Any] = {}
+    known, values = vars(settings), dict[str, Any]()
+    reads: dict[type, Callable[[str], Any]] = {bool: _truth, int: int, float: float}
     for name, value in (given or {}).items():
-        known = vars(settings)
         check_name("setting", name, known)
         kind, text = type(known[name]), str(value)
-        reads: dict[type, Callable[[str], Any]] = {bool: _truth, int: int, float: float}
         try:
             values[name] = reads.get(kind, str)(text)
         except (ValueError, OverflowError):
@@ -893,10 +892,8 @@ def _nearest(edit: "Edit", model: "str | Path | Backbone | None") -> list[tuple[
 
     words = edit.of(TokenEdit)
     # A hub id in somebody's file starts no download; what comes with the package is at hand whatever is named.
-    bases = [model, edit.about.base if edit.about.base in OWN_WORLD else None]
-    for base in bases if words else ():
-        if base is None:
-            continue
+    bases = (model, edit.about.base if edit.about.base in OWN_WORLD else None)
+    for base in (base for base in bases if base is not None and words):
         with suppress(Refusal):
             backbone = base if isinstance(base, Backbone) else Backbone.load(base)
             check_base(edit, backbone)

@@ -212,9 +212,8 @@ class Shards:
 
     def __init__(self, folder: Path, size: int) -> None:
         self.name, self.size = str(folder), size
-        # macOS leaves hidden ones beside others.
-        shown = [file for file in folder.rglob("*.tar") if not file.name.startswith(".")]
-        self.files = sorted(file for file in shown if file.parent == folder) or sorted(shown)
+        shown = "[!.]*.tar"  # macOS leaves hidden ones beside others
+        self.files = sorted(folder.glob(shown)) or sorted(folder.rglob(shown))
         if not self.files:
             raise Refusal(f'The folder "{folder}" holds no shards (*.tar), nor do its subfolders; name another.')
         self.ends = np.cumsum(_counts(folder, self.files))

@@ -299,18 +299,17 @@ def put(folder: Path, save: Callable[[Path], object]) -> None:
         for path in beside.iterdir():
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
-    except BaseException as reason:
+        if folder.exists():
+            os.replace(folder, before)
+        os.replace(beside, folder)
+        shutil.rmtree(before, ignore_errors=True)
+    except (OSError, SafetensorError) as reason:
+        told = str(reason).split("\n", 1)[0].rstrip(".")
+        raise Refusal(
+            f"The model's {folder.name} cannot be written to {printable(folder)} ({told}); choose another place."
+        ) from None
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(reason, (OSError, SafetensorError)):
-            told = str(reason).split("\n", 1)[0].rstrip(".")
-            raise Refusal(
-                f"The model's {folder.name} cannot be written to {printable(folder)} ({told}); choose another place."
-            ) from None
-        raise
-    if folder.exists():
-        os.replace(folder, before)
-    os.replace(beside, folder)
-    shutil.rmtree(before, ignore_errors=True)
 
 
 def stands_at(checkpoint: Path) -> int:
