@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,6 +233,22 @@ def test_what_is_empty_is_no_method_and_no_encoder(capsys, one_model, picture, b
         recipes.encoder_of(backbone, " ", recipes.Report())
     with pytest.raises(Refusal, match=r"encoder.safetensors cannot be read"):  # a folder as the hub has it
         recipes.encoder_of(backbone, str(tmp_path), recipes.Report())
+
+
+def test_an_encoder_comes_from_the_hub_by_its_id(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    named = Backbone.load(device="cpu")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(Refusal, match="no encoder 'somebody/date'"):
+        recipes.encoder_of(named, "somebody/date", recipes.Report())
+    place = tmp_path / "models--somebody--date"  # as its cache has it
+    (place / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0" * 40)
+    shutil.copy(recipes.shipped_encoder(), place / "snapshots" / ("0" * 40) / "encoder.safetensors")
+    found = recipes.encoder_of(named, "somebody/date", recipes.Report())
+    assert found is not None and found.settings == recipes.encoder_of(named, None, recipes.Report()).settings
 
 
 def test_settings_of_a_method_can_be_others(capsys, one_model, picture):

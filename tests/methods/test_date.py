@@ -628,6 +628,13 @@ def test_a_file_for_another_model_or_none_at_all_is_refused(backbone, minis, tmp
     with pytest.raises(Refusal, match=f"made for {backbone.name}"):
         DateEncoder.load(path, other)
     assert DateEncoder.load(path, other, any_base=True).settings == encoder.settings
+    for part in ("vae", "image_encoder"):  # what it saw with
+        seeing = opened("sd15", minis)
+        with torch.no_grad():
+            for parameter in getattr(seeing.pipeline, part).parameters():
+                parameter.mul_(1.1)
+        with pytest.raises(Refusal, match="of its autoencoder or of its image encoder differ"):
+            DateEncoder.load(path, seeing)
     with pytest.raises(Refusal, match="other weights"):
         DateEncoder.load(path, opened("sdxl", minis), any_base=True)
     with pytest.raises(Refusal, match="cannot be read"):

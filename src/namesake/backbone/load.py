@@ -1,7 +1,6 @@
 """From a name, a folder, a hub id or a checkpoint file to a diffusers pipeline on a device; nothing is unpickled."""
 
 import json
-import os
 import re
 import threading
 import warnings
@@ -199,14 +198,15 @@ def _single_file(path: Path, dtype: torch.dtype, config: str | Path | None) -> A
         )
     with quiet():
         import diffusers
+        from huggingface_hub.constants import HF_HUB_OFFLINE
 
         kind = diffusers.StableDiffusionXLPipeline if _SDXL_KEY in keys else diffusers.StableDiffusionPipeline
         options: dict[str, Any] = {} if kind is diffusers.StableDiffusionXLPipeline else {"safety_checker": None}
         if config is not None:
             options["config"] = str(config)
         try:
-            offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-            pipeline = kind.from_single_file(str(path), local_files_only=offline, dtype=dtype, **options)
+            # Told, since diffusers would ask the hub in spite of HF_HUB_OFFLINE.
+            pipeline = kind.from_single_file(str(path), local_files_only=HF_HUB_OFFLINE, dtype=dtype, **options)
         except Exception as error:
             raise Refusal(
                 f"The checkpoint '{path}' cannot be loaded ({_reason(error)}); its configuration comes from the "
