@@ -309,6 +309,9 @@ def test_stable_diffusion_is_pre_trained_on_all_kinds_of_data_and_taken_up_to_th
         assert end[part] == other[part]
     for part in ("module", "optimizer", "average"):
         torch.testing.assert_close(end[part], other[part], rtol=0, atol=0)
+    data[0] = data[0].replace("@1", "@2")
+    with pytest.raises(Refusal, match=r"weights \[1.0, 1.0, 1.0, 1.0\] and now \[2.0, 1.0, 1.0, 1.0\]"):
+        run("parts", workers=0, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -161,16 +161,21 @@ def test_shards_give_back_what_went_in_without_what_is_broken(tmp_path, monkeypa
     assert sorted(path.name for path in place.iterdir()) == [
         *("shard-000000.tar", "shard-000001.tar", "sizes.json", "source.json")
     ]
-    assert json.loads((place / "sizes.json").read_text()) == {"shard-000000.tar": 3, "shard-000001.tar": 1}
+    assert json.loads((place / "sizes.json").read_text()) == {"shard-000000.tar": 2, "shard-000001.tar": 2}
     with tarfile.open(place / "shard-000000.tar") as tar:
-        assert tar.getnames() == [f"{k:09d}.jpg" for k in range(3)]
+        names = tar.getnames()
+    with tarfile.open(place / "shard-000001.tar") as tar:
+        names += tar.getnames()
+    came = [int(name.removesuffix(".jpg")) for name in names]
+    assert sorted(came) == [0, 1, 2, 4]
+    assert came != [0, 1, 2, 4]  # shuffled, since a run goes through one shard after the other
     found = Shards(place, 32)
     assert len(found) == 4
-    for k, wanted in enumerate((0, 1, 2, 4)):
+    for k, wanted in enumerate(came):
         assert np.abs(found[k].astype(int) - images[wanted]).mean() < 3
     order = found.order(np.random.default_rng(0)).tolist()
     assert sorted(order) == [0, 1, 2, 3]
-    assert 3 in (order[0], order[-1])  # a shard is gone through before the next
+    assert {*order[:2]} in ({0, 1}, {2, 3})  # a shard is gone through before the next
 
     before = (place / "shard-000000.tar").stat().st_mtime_ns
     (place / "shard-000001.tar").unlink()
@@ -305,7 +310,8 @@ def test_every_worker_and_process_reads_any_shard(tmp_path, monkeypatch):
         range(6), batch_size=None, num_workers=2, collate_fn=lambda row: pictures.read([row])
     )
     found = [(origin[0], near(picture[0], RED), skipped) for picture, origin, skipped in rows]
-    assert sorted(found) == [(number, bool(number % 2), 0) for number in range(6)]
+    came = np.random.default_rng(0).permutation(6)
+    assert sorted(found) == [(number, bool(came[number] % 2), 0) for number in range(6)]
 
 
 class Numbers:

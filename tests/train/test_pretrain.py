@@ -477,6 +477,22 @@ def test_workers_read_ahead_in_order(backbone):
         assert torch.equal(a.origin, b.origin)
 
 
+def test_too_little_shared_memory_is_refused(backbone, monkeypatch):
+    stream = Stream(backbone, Ready(), workers=2)
+    need = 2 * 2 * 4 * 3 * backbone.size**2
+    free = need
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    next(stream([range(4)]))
+    free = need - 1
+    with pytest.raises(Refusal, match=r"2 processes read ahead need .* \(--shm-size\), or read with fewer"):
+        next(stream([range(4)]))
+    next(Stream(backbone, Ready())([range(4)]))  # no other process, and nothing is shared
+    free = need
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(Refusal, match="--shm-size"):
+        next(stream([range(4)]))
+
+
 def test_ctrl_c_leaves_the_workers_alone(backbone):
     """It reaches them too, and the one that they read for ends after its step."""
     parts = [range(4 * k, 4 * k + 4) for k in range(8)]

@@ -11,6 +11,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
 from io import BytesIO
@@ -23,8 +24,10 @@ from PIL import Image
 
 from namesake.data.pictures import decode_picture, picture_files, read_picture, square
 from namesake.errors import Refusal
+from namesake.machine import cores
 
 SHARD = 1000  # pictures
+ORDER = 0  # the seed of the order in which they come into shards
 # Rows after which the sources of a mixture come in the same order again. A prime, since a row's place in its batch says
 # which timesteps it sees (`stratified`): with a factor in common a place of the cycle would meet only a few, ever.
 CYCLE = 997
@@ -364,9 +367,10 @@ def _unread(file: Path, reason: Exception) -> Refusal:
 def write_shards(source: Source, folder: Path, size: int) -> Iterator[int]:
     """Turn a source into WebDataset shards of 1,000 JPEGs; yields how many of its pictures are done.
 
-    Shards that are there already are kept, so an interrupted run goes on where it stopped. Broken pictures are left
-    out. size: of the pictures, pixels a side. `sizes.json` says how many samples each shard has, `source.json` what
-    they were made of.
+    Its pictures are shuffled, since a run goes through one shard after the other: in ImageNet's own order a batch of 64
+    would show two classes. Shards that are there already are kept, so an interrupted run goes on where it stopped. Broken
+    pictures are left out. size: of the pictures, pixels a side. `sizes.json` says how many samples each shard has,
+    `source.json` what they were made of.
 
     Raises:
         Refusal: the folder holds shards of other pictures, of another kind or size.
@@ -377,7 +381,7 @@ def write_shards(source: Source, folder: Path, size: int) -> Iterator[int]:
 
     folder.mkdir(parents=True, exist_ok=True)
     made_of = str(Path(source.name).resolve())
-    note = {"source": made_of, "kind": type(source).__name__, "pictures": len(source), "size": size}
+    note = {"source": made_of, "kind": type(source).__name__, "pictures": len(source), "size": size, "order": ORDER}
     note |= {name: getattr(source, name) for name in ("about", "least") if hasattr(source, name)}
     if any(folder.glob("*.tar")) and _note(folder / "source.json") != note:
         raise Refusal(
@@ -385,26 +389,31 @@ def write_shards(source: Source, folder: Path, size: int) -> Iterator[int]:
             "another folder."
         )
     write(json.dumps(note).encode(), folder / "source.json", "note on the shards")
-    sizes = _sizes(folder)
-    for start in range(0, len(source), SHARD):
-        place = folder / f"shard-{start // SHARD:06d}.tar"
-        stop = min(start + SHARD, len(source))
-        if not (place.exists() and place.name in sizes):
-            data, count = BytesIO(), 0
-            with webdataset.TarWriter(data, mtime=0) as tar:
-                for index in range(start, stop):
-                    try:
-                        picture = Image.fromarray(source[index])
-                    except Refusal:
-                        continue
-                    packed = BytesIO()
-                    picture.save(packed, "JPEG", quality=95, subsampling=0)
-                    tar.write({"__key__": f"{index:09d}", "jpg": packed.getvalue()})
-                    count += 1
-            write(data.getvalue(), place, "shard")
-            sizes[place.name] = count
-            write(json.dumps(sizes, indent=0).encode(), folder / "sizes.json", "list of shards")
-        yield stop
+    sizes, order = _sizes(folder), np.random.default_rng(ORDER).permutation(len(source))
+    with ThreadPoolExecutor(cores()) as pool:  # what takes time, Pillow, lets others work
+        for start in range(0, len(source), SHARD):
+            place = folder / f"shard-{start // SHARD:06d}.tar"
+            numbers = order[start : start + SHARD].tolist()
+            if not (place.exists() and place.name in sizes):
+                data = BytesIO()
+                packed = {number: jpeg for number, jpeg in pool.map(partial(_packed, source), numbers) if jpeg}
+                with webdataset.TarWriter(data, mtime=0) as tar:
+                    for number, jpeg in packed.items():
+                        tar.write({"__key__": f"{number:09d}", "jpg": jpeg})
+                write(data.getvalue(), place, "shard")
+                sizes[place.name] = len(packed)
+                write(json.dumps(sizes, indent=0).encode(), folder / "sizes.json", "list of shards")
+            yield start + len(numbers)
+
+
+def _packed(source: Source, number: int) -> tuple[int, bytes]:
+    """The number of a picture and the picture as a JPEG; no bytes where it is broken."""
+    packed = BytesIO()
+    try:
+        Image.fromarray(source[number]).save(packed, "JPEG", quality=95, subsampling=0)
+    except Refusal:
+        return number, b""
+    return number, packed.getvalue()
 
 
 class Mixture:

@@ -11,6 +11,8 @@ contrastive loss: its negatives are the other pictures of a part, over all proce
 import io
 import json
 import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +39,7 @@ from namesake.train.examples import encoded
 from namesake.train.fit import Batch, EditModule, dice, loss_of, patient, stratified, timesteps
 
 ELSEWHERE = 0.15  # what the rest of a picture counts where the thing's place is known: enough for it to stay as it is
+AHEAD = 2  # parts that a worker has read before they are asked for
 CHUNK = 100  # pictures that the frozen networks look at together when features are kept
 
 
@@ -252,10 +255,12 @@ class Stream:
                 mask = None if self.masks is None else ELSEWHERE + (1 - ELSEWHERE) * self.masks[numbers].float()
                 yield Batch(latents, [], mask=mask, origin=torch.tensor(numbers), features=tuple(features), frames=said)
             return
+        _check_shared(self.workers, self.workers * AHEAD * len(parts[0]) * 3 * self.backbone.size**2)
         loader = torch.utils.data.DataLoader(
             _Parts(self.pictures, parts),
             batch_size=None,
             num_workers=self.workers,
+            prefetch_factor=AHEAD if self.workers else None,
             worker_init_fn=deaf,
             pin_memory=self.backbone.device.type == "cuda",
         )
@@ -267,6 +272,21 @@ class Stream:
             with half(self.backbone.device.type):
                 latents = encoded(self.backbone, pixels)
             yield Batch(latents, [], pictures=pixels, origin=origin)
+
+
+def _check_shared(workers: int, bytes: int) -> None:
+    """Refuse where the pictures that are read ahead do not fit into shared memory: a worker would die of it without a word
+    (SIGBUS), and a container of Docker has 64 MB by default."""
+    shared = Path("/dev/shm")
+    if not bytes or not shared.is_dir():
+        return
+    wanted = bytes * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun and accelerate say
+    free = shutil.disk_usage(shared).free
+    if free < wanted:
+        raise Refusal(
+            f"Pictures that {workers} processes read ahead need {wanted / 1e6:,.0f} MB of shared memory, and {shared} has "
+            f"{free / 1e6:,.0f}; give the container more (--shm-size), or read with fewer (--workers)."
+        )
 
 
 class _Parts(torch.utils.data.Dataset):
