@@ -24,6 +24,7 @@ from namesake.backbone import Backbone
 from namesake.edits import Edit, LowRankEdit, SecondPath, TokenEdit
 from namesake.errors import Refusal
 from namesake.sheet import read_settings
+from namesake.train import fit
 
 SMALL = ["--steps", "2", "--size", "64"]
 
@@ -248,7 +249,8 @@ def test_an_encoder_comes_from_the_hub_by_its_id(monkeypatch, tmp_path):
     (place / "refs" / "main").write_text("0" * 40)
     shutil.copy(recipes.shipped_encoder(), place / "snapshots" / ("0" * 40) / "encoder.safetensors")
     found = recipes.encoder_of(named, "somebody/date", recipes.Report())
-    assert found is not None and found.settings == recipes.encoder_of(named, None, recipes.Report()).settings
+    assert found is not None
+    assert found.settings == recipes.encoder_of(named, None, recipes.Report()).settings
 
 
 def test_settings_of_a_method_can_be_others(capsys, one_model, picture):
@@ -296,6 +298,10 @@ def test_a_picture_and_a_prompt_at_once(capsys, one_model, picture, monkeypatch)
     capsys.readouterr()
     assert cli.main([arguments[0], "<It> and <it>", *arguments[2:]]) == 0  # one word, however it is written
     assert read_settings("out/it-and-it-0.png")["prompt"] == "<it> and <it>"
+    frugal, asked = fit.frugal, []
+    monkeypatch.setattr(fit, "frugal", lambda backbone, on: asked.append(on) or frugal(backbone, on))
+    assert cli.main([*arguments, "--low-memory"]) == 0
+    assert asked == [True, True]  # learning, and drawing
     capsys.readouterr()
     for prompt in ("a cat", "<a> and <b>"):
         refused(capsys, "generate", prompt, "--picture", str(picture), words=("angle brackets",))
@@ -926,7 +932,7 @@ def test_every_end_has_one_sentence(capsys, monkeypatch, failure, status, words)
     [
         (["pretrain"], ("--accumulation", "--checkpointing", "namesake plan")),
         (["personalize", "it.png"], ("--low-memory", "--method", "namesake methods", "--model")),
-        (["generate", "a cat"], ("--size", "--count", "--model")),
+        (["generate", "a cat"], ("--low-memory", "--size", "--count", "--model")),
         (["merge", "x.safetensors", "-o", "y.safetensors"], ("model",)),
     ],
 )

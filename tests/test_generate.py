@@ -192,6 +192,12 @@ def test_numbers_out_of_range(wrong: dict, backbones: dict[str, Backbone]):
     assert str(caught.value).endswith(".")
 
 
+def test_a_picture_of_no_numbers_is_refused(backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Backbone, "denoise", lambda self, latents, *_: latents * float("nan"))
+    with pytest.raises(Refusal, match=r"no numbers for a picture in float32.*NAMESAKE_DTYPE"):
+        generate(backbones["sd15"], "a cat", steps=1)
+
+
 def test_warnings_name_what_the_model_does_not_see(backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch):
     backbone = backbones["sdxl"]
     with pytest.warns(UserWarning, match='does not see "dog"'):

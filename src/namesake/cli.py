@@ -37,7 +37,7 @@ LIGHTER = {
     "'namesake plan' says what a step takes",
     "personalize": "ask for less (--low-memory), try a method of fewer rows (--method; 'namesake methods' "
     "lists them), or a smaller --model",
-    "generate": "try a smaller --size, a smaller --count, or a smaller --model",
+    "generate": "ask for less (--low-memory), try a smaller --size, a smaller --count, or a smaller --model",
 }
 
 # How torch says that memory is out, on a GPU and on the CPU of each system; torch.OutOfMemoryError is a RuntimeError.
@@ -188,6 +188,7 @@ def generate(
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Also on other weights of the same architecture.")
     ] = False,
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="Less of the GPU's memory, in more time.")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to.")] = Path(
         "out"
     ),
@@ -211,6 +212,7 @@ def generate(
         size=size,
         output_dir=output,
         any_base=any_base,
+        low_memory=low_memory,
         report=_report(),
     )
     print(*paths, sep="\n")

@@ -72,7 +72,7 @@ def generate(
 
     Raises:
         Refusal: a number out of its range, a size that the model cannot draw, an unknown scheduler, an edit that does
-            not fit the model.
+            not fit the model, latents that are not finite.
 
     Warns:
         UserWarning: a prompt that is cut off, a word that the model never saw, a picture that the model's own safety
@@ -166,6 +166,11 @@ def drawn(
                 (height // backbone.factor, width // backbone.factor),
                 _share(progress, start, len(chunk), len(jobs), steps),
             )
+            if not latents.isfinite().all():
+                raise Refusal(
+                    f"The model {backbone.name} computed no numbers for a picture in {str(backbone.dtype).removeprefix('torch.')}; "
+                    "load it in float32 (NAMESAKE_DTYPE=float32), or use a concept at a smaller scale."
+                )
             pixels = backbone.decode(latents)
             objections = backbone.screened(pixels)
             if any(objections):

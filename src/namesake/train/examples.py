@@ -48,7 +48,7 @@ def sentences(backbone: Backbone, word: str, templates: Sequence[str]) -> tuple[
 def encoded(backbone: Backbone, pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B _C _h _w"]:
     """The scaled latents of pictures, a few of them at a time."""
     height, width = pictures.shape[1:3]
-    some = max(1, min(ENCODED, ENCODED * 512**2 // (height * width)))
+    some = 1 if backbone.frugal else max(1, min(ENCODED, ENCODED * 512**2 // (height * width)))
     return torch.cat([backbone.encode(part) for part in pictures.split(some)])
 
 
@@ -113,18 +113,22 @@ def describe(
         sides: also on which side the thing stands, where the model finds a picture likelier so: "{} in the snow, on the
             left". Its pose is copied less then.
     """
-    frames = []
+    found = []
     places, styles = endings(backbone)
     stands = ["", *(f", {side}" for side in SIDES if not backbone.unknown_words(side))] if sides and thing else [""]
-    for picture in pictures.split(1):
-        shown = thing or class_of(backbone, picture)[0]
-        said = ""
-        for options in (places, styles if thing else []):
-            ends = [said, *(said + option for option in options)]
-            similarity = backbone.similarity(picture, [f"a picture of a {shown}{end}" for end in ends])
-            if similarity is None:
-                return ("{}",) * len(pictures)
-            said = ends[int(similarity.argmax())]
+    with backbone.looking():
+        for picture in pictures.split(1):
+            shown = thing or class_of(backbone, picture)[0]
+            said = ""
+            for options in (places, styles if thing else []):
+                ends = [said, *(said + option for option in options)]
+                similarity = backbone.similarity(picture, [f"a picture of a {shown}{end}" for end in ends])
+                if similarity is None:
+                    return ("{}",) * len(pictures)
+                said = ends[int(similarity.argmax())]
+            found.append((picture, shown, said))
+    frames = []
+    for picture, shown, said in found:
         if len(stands) > 1:
             said += stands[likeliest(backbone, picture, [f"a picture of a {shown}{said}{side}" for side in stands])]
         frames.append(f"{{}}{said}" if thing else f"a {shown}{said}, {{}}")

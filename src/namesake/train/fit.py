@@ -383,7 +383,8 @@ def fit(
                 skipped += not finite
                 if not math.isfinite(figures["loss"] + figures["penalty"]) or not (finite or scaler.is_enabled()):
                     raise Refusal(
-                        f"The loss is not finite at step {step + 1}; use a lower rate, or load the model in float32."
+                        f"The loss is not finite at step {step + 1}; use a lower rate, or load the model in float32 "
+                        "(NAMESAKE_DTYPE=float32)."
                     )
                 scaler.step(optimizer)
                 scaler.update()
@@ -405,7 +406,10 @@ def fit(
             mounted.unmount()
         module.requires_grad_(True)
     if skipped and skipped == done:
-        raise Refusal(f"The gradients of all {done} steps were too large for float16; load the model in float32.")
+        raise Refusal(
+            f"The gradients of all {done} steps were too large for float16; load the model in float32 "
+            "(NAMESAKE_DTYPE=float32)."
+        )
     edit = current(module, batches, seed)
     made: dict[str, Any] = {"steps": done, "seed": seed} | ({"skipped": skipped} if skipped else {})
     if losses:
