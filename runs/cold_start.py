@@ -97,7 +97,7 @@ def main(
         told += f"\n\n{paired(results, pairs)}"
     print(told)
     if docs is not None:
-        docs.write_text(into_page(docs.read_text(), told))
+        docs.write_text(into_page(docs.read_text(encoding="utf-8"), told), encoding="utf-8")
 
 
 if __name__ == "__main__":

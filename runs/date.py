@@ -568,7 +568,7 @@ def main(
     if choice_only:
         return
     if docs is not None:
-        docs.write_text(into_page(docs.read_text(), told))
+        docs.write_text(into_page(docs.read_text(encoding="utf-8"), told), encoding="utf-8")
     if sheet is not None:
         pictured(bench, made, split, sheet)
 

@@ -462,7 +462,7 @@ def main(
         told = [f"{concepts} reporting concepts x 8 prompts x {seeds} seed{'s' * (seeds > 1)}", numbers]
         told += [STYLES_TOLD.format(coarse=COARSE_STYLE), styles, strips]
         path = docs / "methods.md"
-        path.write_text(into_page(path.read_text(), "\n\n".join(told)))
+        path.write_text(into_page(path.read_text(encoding="utf-8"), "\n\n".join(told)), encoding="utf-8")
 
 
 def _like(usual: Any, value: str) -> Any:

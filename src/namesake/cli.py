@@ -416,7 +416,7 @@ def picturebook_check(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. What the user did wrong is one sentence, never a traceback."""
     _quiet()
-    return _answer(app, list(sys.argv[1:] if arguments is None else arguments))
+    return _answer(app, None if arguments is None else list(arguments))
 
 
 def _settings(given: Sequence[str] | None) -> dict[str, str]:
@@ -446,10 +446,12 @@ def script(function: Callable[..., None]) -> int:
     """Run a script of `runs/`, whose options are the function's parameters, and answer as `main` does."""
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     alone.command()(function)
-    return _answer(alone, sys.argv[1:])
+    return _answer(alone)
 
 
-def _answer(commands: typer.Typer, given: list[str]) -> int:
+def _answer(commands: typer.Typer, given: list[str] | None = None) -> int:
+    """given: by default the process's own arguments, whose patterns (*.png) typer then expands on Windows, as shells do
+    elsewhere."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name that this terminal cannot spell ends no work that is done
             stream.reconfigure(errors="backslashreplace")
@@ -476,13 +478,13 @@ def _answer(commands: typer.Typer, given: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError:
-        return _fail(_too_large(given), 2)
+        return _fail(_too_large(sys.argv[1:] if given is None else given), 2)
     except OSError as error:
         place = f'"{error.filename}": ' if error.filename else ""
         return _fail(f"{place}{error.strerror or error}.", 2)
     except RuntimeError as error:
         if any(said in str(error) for said in TOO_MUCH):
-            return _fail(_too_large(given), 2)
+            return _fail(_too_large(sys.argv[1:] if given is None else given), 2)
         raise
 
 

@@ -62,10 +62,12 @@ def deaf(*_: object) -> None:
 
 
 def peak_memory() -> int:
-    """Peak resident bytes of this process; 0 where the system does not say."""
+    """Peak resident bytes of this process."""
     try:
         import resource
     except ImportError:  # Windows
-        return 0
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

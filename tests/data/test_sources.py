@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import tarfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -297,6 +298,10 @@ def test_broken_pictures_and_shards_are_not_paid_for_by_the_row(tmp_path, monkey
     assert read == [f"{number}.tar" for number in (0, 1, 2, 3, 1, 4)]  # row 5 needs three, so row 6 the second again
 
 
+def one_row(pictures, row):
+    return pictures.read([row])
+
+
 def test_every_worker_and_process_reads_any_shard(tmp_path, monkeypatch):
     """webdataset would give a shard to one worker of one process, and fail where there are two."""
     for number in range(6):
@@ -306,9 +311,11 @@ def test_every_worker_and_process_reads_any_shard(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     pictures = Mixture([Shards(tmp_path / "out", 32)])
-    rows = torch.utils.data.DataLoader(
-        range(6), batch_size=None, num_workers=2, collate_fn=lambda row: pictures.read([row])
-    )
+    pictures.read([0])
+    sent = pickle.loads(pickle.dumps(pictures))
+    assert pictures.sources[0]._open
+    assert not sent.sources[0]._open  # a worker is not sent what another one holds
+    rows = torch.utils.data.DataLoader(range(6), batch_size=None, num_workers=2, collate_fn=partial(one_row, sent))
     found = [(origin[0], near(picture[0], RED), skipped) for picture, origin, skipped in rows]
     came = np.random.default_rng(0).permutation(6)
     assert sorted(found) == [(number, bool(came[number] % 2), 0) for number in range(6)]

@@ -78,6 +78,8 @@ def rewritten(file: Path, note=None, tensors=None, metadata=None) -> Path:
 
 def test_round_trip(concept, file):
     back = Edit.load(file)
+    maps = Path("/proc/self/maps")
+    assert not maps.is_file() or str(file) not in maps.read_text()  # Windows replaces no file that is somebody's memory
     assert settings(back) == settings(concept)
     for name, tensor in flat(concept).items():
         kept = tensor.half() if tensor.abs().max() < 6e4 else tensor

@@ -482,6 +482,7 @@ def test_too_little_shared_memory_is_refused(backbone, monkeypatch):
     need = 2 * 2 * 4 * 3 * backbone.size**2
     free = need
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)  # a Mac has none
     next(stream([range(4)]))
     free = need - 1
     with pytest.raises(Refusal, match=r"2 processes read ahead need .* \(--shm-size\), or read with fewer"):
@@ -505,10 +506,11 @@ def test_ctrl_c_leaves_the_workers_alone(backbone):
     assert seen == 8
 
 
-def test_what_a_worker_refuses_is_one_sentence(backbone):
-    def refuse():
-        raise Refusal("All is broken.")
+def refuse():
+    raise Refusal("All is broken.")
 
+
+def test_what_a_worker_refuses_is_one_sentence(backbone):
     with pytest.raises(Refusal) as told:
         list(Stream(backbone, Ready(0, refuse), workers=1)([range(4)]))
     assert str(told.value) == "All is broken."

@@ -169,8 +169,10 @@ def arriving(model: str, total: int, progress: Callable[[int, int], object] | No
     before, ended = size(), threading.Event()
 
     def watch() -> None:
+        most = 0  # without links, as on Windows, what has come whole goes to another folder
         while not ended.wait(0.5):
-            progress(min(size() - before, total) // 10**6, total // 10**6)
+            most = max(most, min(size() - before, total))
+            progress(most // 10**6, total // 10**6)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -228,6 +228,9 @@ class Shards:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    def __getstate__(self) -> dict[str, Any]:  # for the workers of a loader, who hold shards of their own
+        return {**self.__dict__, "_open": {}}
+
     def order(self, chance: np.random.Generator) -> np.ndarray:
         """All numbers, shard by shard: the shards shuffled, and the samples of each."""
         starts = np.concatenate([[0], self.ends[:-1]])

@@ -123,7 +123,8 @@ def load(path: Path) -> Edit:
         note, shapes = _note(path, header), _shapes(path, header)
         # All but the values is judged first: a small file can declare gigabytes, and reading them takes as much memory.
         _edit(path, note, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
-        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+        # Copies, since the file stays open while a tensor is its memory, and Windows replaces no open file.
+        tensors = {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(path).items()}
     except OSError as reason:
         raise Refusal(f"The concept file {printable(path)} cannot be read: {reason.strerror or reason}.") from None
     except SafetensorError as reason:

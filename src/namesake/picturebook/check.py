@@ -320,7 +320,7 @@ def check_page(docs: Path) -> None:
     if not docs.is_file():
         raise Refusal(f'There is no page "{docs}" to write the table to.')
     try:
-        into_page(docs.read_text(), "")
+        into_page(docs.read_text(encoding="utf-8"), "")
     except UnicodeDecodeError:
         raise Refusal(f'"{docs}" is no text in UTF-8; give a page to write the table to.') from None
     check_writable(docs.parent, "--docs")
@@ -402,7 +402,7 @@ def main(
         sheet = docs.with_name(f"{docs.stem}_check.png")
         write((output / "first.png").read_bytes(), sheet, "sheet")
         shown = f"\n![Unseen prompts, drawn by the model]({sheet.name})\n"
-        write(into_page(docs.read_text(), text + shown).encode(), docs, "page")
+        write(into_page(docs.read_text(encoding="utf-8"), text + shown).encode(), docs, "page")
     console.print(last, soft_wrap=True, highlight=False)
     return bool(told["held"])
 

@@ -273,7 +273,7 @@ def in_order(
     time: these are waited for when a program ends that left this early and keeps hold of it (an error's traceback does), and
     it would wait for all that were ever submitted.
     """
-    workers = workers or cores()
+    workers = workers or min(cores(), 61)  # more than Python can start on Windows
     with ProcessPoolExecutor(workers, mp_context=context, initializer=deaf) as pool:
         waiting: deque[Future[Any]] = deque()
         try:
