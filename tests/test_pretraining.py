@@ -176,7 +176,7 @@ def test_the_recipes_are_those_of_the_paper_and_of_the_picture_book(tmp_path, mo
         **dict.fromkeys(("sd15", "sd21", "sdxl"), 150_000),
         **dict.fromkeys(("sd15-50k", "sd21-50k", "sdxl-50k"), 50_000),
     }
-    assert {name for name, one in found.items() if one.plan.checkpointing} == {"sd21", "sd21-50k", "sdxl", "sdxl-50k"}
+    assert {name for name, one in found.items() if one.plan.checkpointing} == {n for n in found if n.startswith("sd")}
     assert all(one.plan.rate == 1e-4 for name, one in found.items() if name.startswith("sd"))
     with pytest.raises(Refusal, match="no recipe 'sd3'"):
         recipes.pretrain("sd3")
