@@ -47,7 +47,7 @@ def main(
     import namesake
     from namesake.backbone import Backbone
     from namesake.evaluate.cold_start import WORD, by_kind, measure, paired, part_of, summary, table
-    from namesake.picturebook.check import check_page, into_page, world_of
+    from namesake.picturebook.check import check_page, world_of, write_page
     from namesake.picturebook.judge import Judge
     from namesake.recipes import COLD_START, method_of
     from namesake.train.tune import Method, personalize
@@ -97,7 +97,7 @@ def main(
         told += f"\n\n{paired(results, pairs)}"
     print(told)
     if docs is not None:
-        docs.write_text(into_page(docs.read_text(encoding="utf-8"), told), encoding="utf-8")
+        write_page(docs, told)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ from namesake.generate import generate
 from namesake.methods import date
 from namesake.methods.date import Date, DateEncoder
 from namesake.methods.lora import Lora
-from namesake.picturebook.check import check_page, into_page, world_of
+from namesake.picturebook.check import check_page, world_of, write_page
 from namesake.picturebook.concept import Concept
 from namesake.picturebook.dataset import draw_ahead
 from namesake.picturebook.draw import draw
@@ -568,7 +568,7 @@ def main(
     if choice_only:
         return
     if docs is not None:
-        docs.write_text(into_page(docs.read_text(encoding="utf-8"), told), encoding="utf-8")
+        write_page(docs, told)
     if sheet is not None:
         pictured(bench, made, split, sheet)
 

@@ -58,7 +58,7 @@ from namesake.machine import peak_memory
 from namesake.methods import METHODS
 from namesake.methods.textual_inversion import StyleInversion
 from namesake.picturebook.captions import PLACE_PHRASES
-from namesake.picturebook.check import check_page, into_page, world_of
+from namesake.picturebook.check import check_page, world_of, write_page
 from namesake.picturebook.concept import Concept, concept
 from namesake.picturebook.draw import draw
 from namesake.picturebook.judge import Judge
@@ -461,8 +461,7 @@ def main(
         strips = "\n\n".join(f"![{one.label}](methods/{one.label}.png)" for one in settings)
         told = [f"{concepts} reporting concepts x 8 prompts x {seeds} seed{'s' * (seeds > 1)}", numbers]
         told += [STYLES_TOLD.format(coarse=COARSE_STYLE), styles, strips]
-        path = docs / "methods.md"
-        path.write_text(into_page(path.read_text(encoding="utf-8"), "\n\n".join(told)), encoding="utf-8")
+        write_page(docs / "methods.md", "\n\n".join(told))
 
 
 def _like(usual: Any, value: str) -> Any:

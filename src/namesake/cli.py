@@ -478,17 +478,18 @@ def _answer(commands: typer.Typer, given: list[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError:
-        return _fail(_too_large(sys.argv[1:] if given is None else given), 2)
+        return _fail(_too_large(given), 2)
     except OSError as error:
         place = f'"{error.filename}": ' if error.filename else ""
         return _fail(f"{place}{error.strerror or error}.", 2)
     except RuntimeError as error:
         if any(said in str(error) for said in TOO_MUCH):
-            return _fail(_too_large(sys.argv[1:] if given is None else given), 2)
+            return _fail(_too_large(given), 2)
         raise
 
 
-def _too_large(arguments: Sequence[str]) -> str:
+def _too_large(given: Sequence[str] | None) -> str:
+    arguments = sys.argv[1:] if given is None else given
     remedy = LIGHTER.get(next(iter(arguments), ""), "try a smaller model")
     return f"There is not enough memory for this; {remedy}."
 

@@ -399,24 +399,25 @@ def write_shards(source: Source, folder: Path, size: int) -> Iterator[int]:
             numbers = order[start : start + SHARD].tolist()
             if not (place.exists() and place.name in sizes):
                 data = BytesIO()
-                packed = {number: jpeg for number, jpeg in pool.map(partial(_packed, source), numbers) if jpeg}
+                packed = zip(numbers, pool.map(partial(_packed, source), numbers), strict=True)
+                sound = [(number, jpeg) for number, jpeg in packed if jpeg]
                 with webdataset.TarWriter(data, mtime=0) as tar:
-                    for number, jpeg in packed.items():
+                    for number, jpeg in sound:
                         tar.write({"__key__": f"{number:09d}", "jpg": jpeg})
                 write(data.getvalue(), place, "shard")
-                sizes[place.name] = len(packed)
+                sizes[place.name] = len(sound)
                 write(json.dumps(sizes, indent=0).encode(), folder / "sizes.json", "list of shards")
             yield start + len(numbers)
 
 
-def _packed(source: Source, number: int) -> tuple[int, bytes]:
-    """The number of a picture and the picture as a JPEG; no bytes where it is broken."""
+def _packed(source: Source, number: int) -> bytes:
+    """A picture as a JPEG; no bytes where it is broken."""
     packed = BytesIO()
     try:
         Image.fromarray(source[number]).save(packed, "JPEG", quality=95, subsampling=0)
     except Refusal:
-        return number, b""
-    return number, packed.getvalue()
+        return b""
+    return packed.getvalue()
 
 
 class Mixture:

@@ -315,6 +315,11 @@ def into_page(page: str, table: str) -> str:
     return f"{page[: start + len(MARK)]}\n{table.strip()}\n{page[end:]}"
 
 
+def write_page(docs: Path, table: str) -> None:
+    """Put a table into the place that a page has for it."""
+    write(into_page(docs.read_text(encoding="utf-8"), table).encode(), docs, "page")
+
+
 def check_page(docs: Path) -> None:
     """Refuse a page that cannot get a table, before anything is measured for it."""
     if not docs.is_file():
@@ -402,7 +407,7 @@ def main(
         sheet = docs.with_name(f"{docs.stem}_check.png")
         write((output / "first.png").read_bytes(), sheet, "sheet")
         shown = f"\n![Unseen prompts, drawn by the model]({sheet.name})\n"
-        write(into_page(docs.read_text(encoding="utf-8"), text + shown).encode(), docs, "page")
+        write_page(docs, text + shown)
     console.print(last, soft_wrap=True, highlight=False)
     return bool(told["held"])
 
